@@ -1,5 +1,67 @@
-"""Make, attack and measure undistillable classifiers."""
+"""Make, attack and measure undistillable classifiers.
+
+The verbs of the command line are functions here: ``train``, ``defend``, ``attack``, ``report``. Nothing heavy is
+imported before it is used.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
 
 from undistill._version import __version__
 
-__all__ = ["__version__"]
+if TYPE_CHECKING:
+    from undistill.api import attack, defend, train
+    from undistill.attacks import list_attacks
+    from undistill.data import list_datasets, load_dataset
+    from undistill.data.dataset import Dataset
+    from undistill.defenses import list_defenses
+    from undistill.models import build_model, list_models
+    from undistill.recipe import list_recipes
+    from undistill.report import report
+    from undistill.run import Run
+    from undistill.victim import Access, Victim
+
+_HOMES = {
+    "Access": "undistill.victim",
+    "Dataset": "undistill.data.dataset",
+    "Run": "undistill.run",
+    "Victim": "undistill.victim",
+    "attack": "undistill.api",
+    "build_model": "undistill.models",
+    "defend": "undistill.api",
+    "list_attacks": "undistill.attacks",
+    "list_datasets": "undistill.data",
+    "list_defenses": "undistill.defenses",
+    "list_models": "undistill.models",
+    "list_recipes": "undistill.recipe",
+    "load_dataset": "undistill.data",
+    "report": "undistill.report",
+    "train": "undistill.api",
+}
+
+__all__ = [
+    "Access",
+    "Dataset",
+    "Run",
+    "Victim",
+    "__version__",
+    "attack",
+    "build_model",
+    "defend",
+    "list_attacks",
+    "list_datasets",
+    "list_defenses",
+    "list_models",
+    "list_recipes",
+    "load_dataset",
+    "report",
+    "train",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'undistill' has no attribute {name!r}")
+    return getattr(importlib.import_module(_HOMES[name]), name)

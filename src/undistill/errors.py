@@ -87,7 +87,9 @@ class MissingExtraError(UndistillError, ImportError):
     exit_code = 2
 
     def __init__(self, feature: str, extra: str) -> None:
-        super().__init__(f"{feature} needs an optional dependency that is not installed: pip install 'undistill[{extra}]'")
+        super().__init__(
+            f"{feature} needs an optional dependency that is not installed: pip install 'undistill[{extra}]'"
+        )
 
 
 class ShapeError(UndistillError, ValueError):

@@ -1,0 +1,191 @@
+"""The verbs of the command line as functions."""
+
+from __future__ import annotations
+
+import os
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from undistill.data.dataset import Dataset
+from undistill.engine.objective import Objective
+from undistill.errors import RecipeError
+from undistill.recipe import Recipe, Source, Weights, load_recipe
+from undistill.run import Run, Workspace
+
+__all__ = ["attack", "check_kind", "default_root", "defend", "train"]
+
+Net = str | nn.Module
+
+
+def default_root() -> Path:
+    """Return the folder of runs: ``$UNDISTILL_RUNS``, or ``runs`` in the working directory."""
+    return Path(os.environ.get("UNDISTILL_RUNS", "runs"))
+
+
+def train(
+    recipe: str | Path | None = None,
+    *,
+    data: str | Dataset | None = None,
+    model: Net | None = None,
+    method: str | Objective | None = None,
+    runs: str | Path | None = None,
+    **fields: Any,
+) -> Run:
+    """Train a net on labels alone: a normal teacher, or a reference student.
+
+    Args:
+        recipe: Name of a packaged recipe or path of a YAML file to start from.
+        data: Data set spec, path, or a ``Dataset``.
+        model: Model spec, or a module, which is copied and trained from the weights that it has.
+        method: ``"ce"`` (default) or ``"label_smoothing(smoothing=0.1)"``.
+        runs: Folder of all runs; default ``default_root()``.
+        fields: Other fields of ``Recipe``: ``epochs``, ``seed``, ``lr``, …
+
+    Returns:
+        The finished run. The same recipe never trains twice: a second call reads the result.
+
+    Raises:
+        RecipeError: With every problem of the recipe.
+        DataError, DivergenceError, InterruptedRunError, RunError: See ``Workspace.run``.
+    """
+    return _carry_out("reference", "ce", recipe, data, model, method, runs, fields)
+
+
+def defend(
+    recipe: str | Path | None = None,
+    *,
+    data: str | Dataset | None = None,
+    model: Net | None = None,
+    method: str | Objective | None = None,
+    adversary: str | Run | Recipe | nn.Module | None = None,
+    runs: str | Path | None = None,
+    **fields: Any,
+) -> Run:
+    """Train a defended teacher.
+
+    Args:
+        recipe: Name of a packaged recipe or path of a YAML file to start from.
+        data: Data set spec, path, or a ``Dataset``.
+        model: Model spec, or a module, which is copied.
+        method: ``"nasty"`` (default), e.g. ``"nasty(temperature=4, weight=0.04)"``.
+        adversary: The normally trained twin: a run, a recipe or a module. By default the same net is trained on
+            labels first.
+        runs: Folder of all runs; default ``default_root()``.
+        fields: Other fields of ``Recipe``.
+
+    Returns:
+        The finished run.
+
+    Raises:
+        RecipeError: With every problem of the recipe.
+    """
+    return _carry_out("defense", "nasty", recipe, data, model, method, runs, fields, adversary=adversary)
+
+
+def attack(
+    recipe: str | Path | None = None,
+    *,
+    victim: str | Run | Recipe | nn.Module | None = None,
+    data: str | Dataset | None = None,
+    model: Net | None = None,
+    method: str | Objective | None = None,
+    runs: str | Path | None = None,
+    **fields: Any,
+) -> Run:
+    """Train a student on a victim's answers.
+
+    Args:
+        recipe: Name of a packaged recipe or path of a YAML file to start from.
+        victim: A run, a recipe, the path of either, or a module.
+        data: Data set spec, path, or a ``Dataset``; default: what the victim was trained on.
+        model: The student: model spec, or a module, which is copied.
+        method: ``"kd"`` (default), e.g. ``"kd(temperature=4, alpha=0.9)"`` or ``"hard_label"``.
+        runs: Folder of all runs; default ``default_root()``.
+        fields: Other fields of ``Recipe``, ``access`` (what the victim gives away) among them.
+
+    Returns:
+        The finished run.
+
+    Raises:
+        AccessError: The attack needs more than the victim gives.
+        RecipeError: With every problem of the recipe.
+    """
+    if data is None and isinstance(victim, Run):
+        data = victim.instances.get(victim.recipe.data, victim.recipe.data)
+    return _carry_out("attack", "kd", recipe, data, model, method, runs, fields, victim=victim)
+
+
+def _carry_out(
+    kind: str,
+    default: str,
+    recipe: str | Path | None,
+    data: str | Dataset | None,
+    model: Net | None,
+    method: str | Objective | None,
+    runs: str | Path | None,
+    fields: dict[str, Any],
+    **sources: str | Run | Recipe | nn.Module | None,
+) -> Run:
+    instances: dict[str, Any] = {}
+    given: dict[str, Any] = dict(fields)
+    if data is not None:
+        given["data"] = data if isinstance(data, str) else _register(data, data.fingerprint, instances)
+    if model is not None:
+        given["model"] = _spec(model, instances)
+    if method is not None:
+        given["method"] = method.spec if isinstance(method, Objective) else method
+    elif recipe is None:
+        given["method"] = default
+    for key, source in sources.items():
+        if source is not None:
+            given[key] = _source(source, instances)
+    resolved = load_recipe(recipe, **given)
+    check_kind(resolved, kind)
+    root = Path(runs) if runs is not None else default_root()
+    return Workspace(root, instances=instances).run(resolved)
+
+
+def check_kind(recipe: Recipe, kind: str) -> None:
+    """Refuse a recipe whose method belongs to another verb.
+
+    Raises:
+        RecipeError: It names the verb to use.
+    """
+    verbs = {"reference": "train", "defense": "defend", "attack": "attack"}
+    if recipe.kind != kind:
+        name = recipe.objective.name
+        raise RecipeError(
+            f"method: {name!r} is a {recipe.kind}, not a {kind}; use `{verbs[recipe.kind]}`".replace("a a", "an a")
+        )
+
+
+def _spec(model: Net, instances: dict[str, Any]) -> str:
+    return model if isinstance(model, str) else _register(model, _weights_digest(model), instances)
+
+
+def _source(source: str | Run | Recipe | nn.Module, instances: dict[str, Any]) -> str | Source:
+    if isinstance(source, Run):
+        instances.update(source.instances)
+        return source.recipe.model_copy(update={"folder": str(source.folder)})
+    if isinstance(source, nn.Module):
+        return Weights(model=_spec(source, instances), sha256=_weights_digest(source))
+    return source
+
+
+def _register(instance: object, digest: str, instances: dict[str, Any]) -> str:
+    kind = type(instance)
+    spec = f"instance(type={f'{kind.__module__}.{kind.__qualname__}'!r}, sha256={digest[:16]!r})"
+    instances[spec] = instance
+    return spec
+
+
+def _weights_digest(model: nn.Module) -> str:
+    """Return a checksum of a module's structure and weights."""
+    digest = sha256(repr(model).encode())
+    for key, value in model.state_dict().items():
+        digest.update(key.encode())
+        digest.update(value.detach().cpu().contiguous().numpy().tobytes())
+    return digest.hexdigest()

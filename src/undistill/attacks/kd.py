@@ -1,0 +1,42 @@
+"""Knowledge distillation (Hinton et al., 2015): the thief by the book."""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar
+
+from pydantic import Field
+
+from undistill import functional as F
+from undistill.attacks import Attack, register_attack
+from undistill.data.loader import Batch
+from undistill.engine.objective import Nets, Paper, StepOutput
+from undistill.victim import Access
+
+__all__ = ["KD"]
+
+
+@register_attack("kd")
+class KD(Attack):
+    """Learn from softened answers and true labels.
+
+    loss = α τ² KL(softmax(t(x)/τ) ‖ softmax(s(x)/τ)) + (1 - α) CE(s(x), y), with victim t and student s (eq. 1 of the
+    nasty-teacher paper, in which α = 0.9 and τ is the victim's τ_A).
+
+    At a high temperature the first term grows with τ² against a student that has not learned anything yet: a student
+    can collapse to one class for every image. An adaptive thief lowers τ.
+    """
+
+    access = Access.LOGITS
+    uses_labels = True
+    paper = Paper("Distilling the Knowledge in a Neural Network", "arXiv", 2015, "https://arxiv.org/abs/1503.02531")
+    smoke: ClassVar[dict[str, Any]] = {}
+
+    temperature: float = Field(4.0, gt=0, description="τ_S: 4 for CIFAR-10, 20 for CIFAR-100 and Tiny-ImageNet")
+    alpha: float = Field(0.9, ge=0, le=1, description="α, the share of the softened answers in the loss")
+
+    def step(self, batch: Batch, nets: Nets) -> StepOutput:
+        """Return the distillation loss of one batch."""
+        answers = self.victim(nets).logits(batch.x)
+        logits = nets.model(batch.x)
+        loss = F.kd_loss(logits, answers, batch.y, temperature=self.temperature, alpha=self.alpha)
+        return StepOutput(loss, logits)

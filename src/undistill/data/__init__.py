@@ -1,0 +1,138 @@
+"""Data sets by name, path or spec string.
+
+A source is one file in this package: a function that returns a ``Dataset``, registered under its name together with
+the files that it downloads.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Mapping
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+from undistill.data.dataset import Dataset, Images
+from undistill.data.download import REMOTES, FileStatus, Remote, cache_dir, fetch, import_file, verify
+from undistill.errors import RecipeError, did_you_mean
+from undistill.registry import Registry, Spec
+
+__all__ = [
+    "DATASETS",
+    "Dataset",
+    "DatasetFactory",
+    "FileStatus",
+    "Images",
+    "Remote",
+    "cache_dir",
+    "check_dataset_spec",
+    "fetch",
+    "import_file",
+    "list_datasets",
+    "load_dataset",
+    "register_dataset",
+    "verify",
+]
+
+DatasetFactory = Callable[..., Dataset]
+
+DATASETS: Registry[DatasetFactory] = Registry("data set", "undistill.data")
+
+_SUBSETS = ("subset", "test_subset")
+
+
+def register_dataset(name: str, *remotes: Remote) -> Callable[[DatasetFactory], DatasetFactory]:
+    """Return a decorator that registers a source, and declare the files that it downloads."""
+    if remotes:
+        REMOTES[name] = remotes
+    return DATASETS.register(name)
+
+
+def list_datasets() -> tuple[str, ...]:
+    """Return the names of all data sets, sorted."""
+    return DATASETS.names()
+
+
+def load_dataset(spec: str | Path | Mapping[str, Any] | Spec) -> Dataset:
+    """Load a data set; one that is missing and has a known address is downloaded first.
+
+    Args:
+        spec: ``digits``, ``npz(path='mine.npz')``, a mapping with a ``name``, or a bare path: a file that ends in
+            ``.npz``, or a folder of images by class. Every source also takes ``subset=n`` and ``test_subset=n``:
+            that many training or test images, of every class alike, always the same ones.
+
+    Returns:
+        The data set. The last few are kept, so that runs of one process share them.
+
+    Raises:
+        RecipeError: The spec is wrong; holds every problem found.
+        DataError: The data are missing, damaged or not usable.
+    """
+    problems = check_dataset_spec(spec)
+    if problems:
+        raise RecipeError(problems)
+    parsed = _parse(spec)
+    return _load(str(parsed), _stamp(parsed))
+
+
+def check_dataset_spec(spec: str | Path | Mapping[str, Any] | Spec) -> list[str]:
+    """Return what is wrong with a spec, one line a problem, without loading anything."""
+    try:
+        parsed = _parse(spec)
+        factory = DATASETS[parsed.name]
+    except RecipeError as error:
+        return list(error.problems)
+    parameters = inspect.signature(factory).parameters
+    known = [*parameters, *_SUBSETS]
+    listing = f" known: {', '.join(known)}"
+    problems = [
+        f"data set {parsed.name!r} has no argument {key!r};{did_you_mean(key, known) or listing}"
+        for key in parsed.kwargs
+        if key not in known
+    ]
+    problems += [
+        f"data set {parsed.name!r} needs {key!r}: {parsed.name}({key}=...)"
+        for key, parameter in parameters.items()
+        if parameter.default is parameter.empty and key not in parsed.kwargs
+    ]
+    problems += [
+        f"{key} must be a whole number above 0, got {parsed.kwargs[key]!r}"
+        for key in _SUBSETS
+        if key in parsed.kwargs and not _is_count(parsed.kwargs[key])
+    ]
+    return problems
+
+
+def _is_count(value: object) -> bool:
+    return value is None or (isinstance(value, int) and not isinstance(value, bool) and value > 0)
+
+
+def _parse(spec: str | Path | Mapping[str, Any] | Spec) -> Spec:
+    if isinstance(spec, str | Path) and str(spec) not in DATASETS:
+        if str(spec).endswith(".npz"):
+            return Spec("npz", {"path": str(spec)})
+        if Path(spec).expanduser().is_dir():
+            return Spec("image_folder", {"path": str(spec)})
+        if "/" in str(spec) and "(" not in str(spec):
+            raise RecipeError(f"{str(spec)!r} is neither a data set nor an .npz file nor a folder that exists")
+    parsed = Spec.parse(str(spec) if isinstance(spec, Path) else spec)
+    return Spec(parsed.name, {k: str(v) if isinstance(v, Path) else v for k, v in parsed.kwargs.items()})
+
+
+@lru_cache(maxsize=3)
+def _load(text: str, stamp: tuple[object, ...]) -> Dataset:
+    """Load from the canonical text of a spec; ``stamp`` tells a changed source from the one in the cache."""
+    spec = Spec.parse(text)
+    kwargs = dict(spec.kwargs)
+    subset, test_subset = (kwargs.pop(key, None) for key in _SUBSETS)
+    return DATASETS[spec.name](**kwargs).take(subset, test_subset)
+
+
+def _stamp(spec: Spec) -> tuple[object, ...]:
+    """Return where the data lie and when they last changed: a file, or a folder and the two levels below it."""
+    path = spec.kwargs.get("path")
+    if not isinstance(path, str):
+        return (str(cache_dir()),)
+    root = Path(path).expanduser().resolve()
+    folders = [*root.glob("*/"), *root.glob("*/*/")] if root.is_dir() else []
+    return (str(root), max((p.stat().st_mtime_ns for p in [root, *folders] if p.exists()), default=0))

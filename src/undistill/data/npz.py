@@ -1,0 +1,94 @@
+"""Any data set as plain arrays in one ``.npz`` file."""
+
+from __future__ import annotations
+
+import zipfile
+import zlib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from undistill.data import register_dataset
+from undistill.data.dataset import Dataset, Images, channel_stats
+from undistill.errors import DataError
+
+__all__ = ["npz"]
+
+_NEEDED = ("train_x", "train_y", "test_x", "test_y")
+_OPTIONAL = ("classes", "train_lossless", "test_lossless")
+
+
+@register_dataset("npz")
+def npz(
+    path: str | Path,
+    mean: Sequence[float] | None = None,
+    std: Sequence[float] | None = None,
+    augment: str = "none",
+) -> Dataset:
+    """Return the data set in a ``.npz`` file; nothing pickled is ever read.
+
+    The file holds ``train_x``, ``train_y``, ``test_x``, ``test_y`` in the shapes and types of
+    ``Images.from_numpy``, and may hold ``classes`` (names; else the labels 0 to the largest training label) and
+    ``train_lossless``, ``test_lossless`` (boolean, one an image; what is not becomes a note). Other arrays are
+    ignored.
+
+    Args:
+        path: The file.
+        mean: Mean of each channel, in 0..1; from the training images if None.
+        std: Standard deviation of each channel, in 0..1; from the training images if None.
+        augment: Augmentation for training.
+
+    Raises:
+        DataError: The file is missing, damaged, lacks an array or holds one of another kind.
+    """
+    path = Path(path).expanduser()
+    arrays = _arrays(path)
+    train, test = (
+        Images.from_numpy(arrays[f"{part}_x"], arrays[f"{part}_y"], what=f"{path}: {part}_x")
+        for part in ("train", "test")
+    )
+    measured_mean, measured_std = channel_stats(train) if len(train) else ((), ())
+    return Dataset(
+        path.stem,
+        train,
+        test,
+        _classes(arrays.get("classes"), train, path),
+        measured_mean if mean is None else tuple(float(value) for value in mean),
+        measured_std if std is None else tuple(float(value) for value in std),
+        augment,
+        _lossless_note(arrays),
+    )
+
+
+def _arrays(path: Path) -> dict[str, np.ndarray[Any, Any]]:
+    try:
+        # opened here: np.load leaves the file open when it is damaged
+        with path.open("rb") as stream, np.load(stream, allow_pickle=False) as file:
+            missing = [name for name in _NEEDED if name not in file]
+            if missing:
+                raise DataError(f"{path} lacks {', '.join(missing)}; it holds {', '.join(file) or 'nothing'}")
+            return {name: file[name] for name in (*_NEEDED, *_OPTIONAL) if name in file}
+    except FileNotFoundError:
+        raise DataError(f"there is no file {path}; expected an .npz with {', '.join(_NEEDED)}") from None
+    except (OSError, EOFError, ValueError, TypeError, zipfile.BadZipFile, zlib.error) as error:
+        # TypeError: a lone array (.npy) under this name is no context manager
+        raise DataError(f"cannot read {path} ({error}); expected an .npz of plain arrays, without pickle") from error
+
+
+def _classes(names: np.ndarray[Any, Any] | None, train: Images, path: Path) -> tuple[str, ...]:
+    if names is None:
+        return tuple(str(label) for label in range(int(train.y.max()) + 1)) if len(train) else ()
+    if names.ndim != 1:
+        raise DataError(f"{path}: expected 'classes' as a list of names, got shape {names.shape}")
+    return tuple(name.decode() if isinstance(name, bytes) else str(name) for name in names.tolist())
+
+
+def _lossless_note(arrays: dict[str, np.ndarray[Any, Any]]) -> str:
+    counts = [
+        f"{int((~lossless.astype(bool)).sum()):,} of {lossless.size:,} {part} images"
+        for key, part in (("train_lossless", "training"), ("test_lossless", "test"))
+        if (lossless := arrays.get(key)) is not None and not lossless.all()
+    ]
+    return f"in the source {' and '.join(counts)} are not bit-exact copies of the original" if counts else ""

@@ -1,0 +1,61 @@
+"""How a net is trained: every number of the protocol, with its range."""
+
+from __future__ import annotations
+
+from typing import Any, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+__all__ = ["Training"]
+
+
+class Training(BaseModel):
+    """Protocol of one training job. The defaults are the paper's for CIFAR-10 (SGD, 160 epochs).
+
+    Paper vs code:
+        The paper's code trains on the whole training set, evaluates on the test set after every epoch and keeps the
+        best: ``selection="paper"`` with ``holdout=0``. By default a stratified tenth of the training set is held out
+        for that choice, and the test set is only read at the end.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    epochs: int = Field(160, ge=1)
+    batch_size: int = Field(128, ge=2, description="images a step; the last, smaller batch of an epoch is kept")
+    optimizer: Literal["sgd", "adam"] = "sgd"
+    lr: float = Field(0.1, gt=0, description="learning rate; the highest one under one_cycle")
+    momentum: float = Field(0.9, ge=0, lt=1, description="SGD only; without Nesterov, as in the paper's code")
+    weight_decay: float = Field(5e-4, ge=0, description="on every parameter, BatchNorm and biases too")
+    schedule: Literal["step", "one_cycle", "constant"] = "step"
+    milestones: tuple[int, ...] = Field(
+        (), description="epochs, from 0, at whose start lr is multiplied by gamma; default: at 1/2 and 3/4 of the run"
+    )
+    gamma: float = Field(0.1, gt=0, le=1)
+    augment: Literal["auto", "none", "crop", "crop_flip", "rotation_flip"] = Field(
+        "auto", description="auto: as the data set says"
+    )
+    holdout: float = Field(0.1, ge=0, lt=1, description="share of the training set that is held out for choices")
+    selection: Literal["heldout", "last", "paper"] = Field(
+        "heldout",
+        description="weights that are kept: best on the held-out part, last, or (paper) best on the test set",
+    )
+    profile: Literal["exact"] = Field("exact", description="exact: the protocol in float32, deterministic")
+    seed: int = Field(0, ge=0, lt=2**32, description="of the initial weights, the order of images and augmentation")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _default_milestones(cls, values: Any) -> Any:
+        """Put the steps where the paper's are: at 80 and 120 of 160 epochs, in proportion."""
+        if isinstance(values, dict) and values.get("schedule", "step") == "step" and not values.get("milestones"):
+            epochs = values.get("epochs", cls.model_fields["epochs"].default)
+            if isinstance(epochs, int) and epochs >= 1:
+                return {**values, "milestones": tuple(sorted({epochs // 2, epochs * 3 // 4}))}
+        return values
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        if self.selection == "heldout" and self.holdout == 0:
+            raise ValueError("selection=heldout needs holdout > 0; set holdout=0.1, or selection=last")
+        if list(self.milestones) != sorted(set(self.milestones)):
+            raise ValueError(f"milestones must increase, got {list(self.milestones)}")
+        return self

@@ -1,0 +1,45 @@
+"""Where a run computes, and how exactly."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+
+from undistill.errors import DeviceError
+
+__all__ = ["exact_arithmetic", "pick_device"]
+
+
+def pick_device(name: str = "auto") -> torch.device:
+    """Return the device called ``name``; ``auto`` takes CUDA where there is one.
+
+    Raises:
+        DeviceError: The name is not a device, or this machine has no such device.
+    """
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        raise DeviceError(f"unknown device {name!r}; expected auto, cpu, cuda or cuda:N") from None
+    if device.type == "cuda" and not torch.cuda.is_available():
+        raise DeviceError(f"device {name!r} was asked for, but torch finds no CUDA here; use device=cpu or device=auto")
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        raise DeviceError(f"device {name!r} was asked for, but there are only {torch.cuda.device_count()} CUDA devices")
+    if device.type not in {"cpu", "cuda"}:
+        raise DeviceError(f"device {name!r} is not supported; expected auto, cpu, cuda or cuda:N")
+    return device
+
+
+@contextmanager
+def exact_arithmetic() -> Iterator[None]:
+    """Compute in full float32 with deterministic kernels, as the paper's code does; a no-op on CPU."""
+    matmul = torch.backends.cuda.matmul.allow_tf32
+    torch.backends.cuda.matmul.allow_tf32 = False
+    try:
+        with torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True, allow_tf32=False):
+            yield
+    finally:
+        torch.backends.cuda.matmul.allow_tf32 = matmul

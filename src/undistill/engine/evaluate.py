@@ -1,0 +1,69 @@
+"""Measure a net on labeled images."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from undistill import functional as F
+from undistill.data.dataset import Images
+from undistill.data.loader import batches
+
+__all__ = ["PAPER_BATCH", "Evaluation", "evaluate", "predict"]
+
+PAPER_BATCH = 128  # the batch size whose unweighted mean of accuracies the paper's code reports
+_BATCH = 1000
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """What a net gets right, and how sure it is.
+
+    Attributes:
+        accuracy: Percent of all images, exact.
+        batch_mean_accuracy: Percent, the unweighted mean over batches of 128, as the paper's code computes it.
+        nll: Mean negative log-likelihood, nats.
+        ece: Expected calibration error, 15 bins, in 0..1.
+        top_class: The most common answer.
+        top_class_share: Its share of all answers, in 0..1.
+        collapsed: More than 90 % of the answers are one class.
+    """
+
+    accuracy: float
+    batch_mean_accuracy: float
+    nll: float
+    ece: float
+    top_class: int
+    top_class_share: float
+    collapsed: bool
+
+
+@torch.no_grad()
+def predict(
+    model: nn.Module, images: Images, *, mean: tuple[float, ...], std: tuple[float, ...], device: torch.device
+) -> Tensor:
+    """Return the logits of all images in order, shape (N, K), float32, on ``device``; the net's mode is kept."""
+    training = model.training
+    model.eval()
+    try:
+        stream = batches(images, batch_size=_BATCH, mean=mean, std=std, device=device)
+        return torch.cat([model(batch.x).float() for batch in stream])
+    finally:
+        model.train(training)
+
+
+def evaluate(logits: Tensor, labels: Tensor) -> Evaluation:
+    """Return the metrics of logits (N, K) against labels (N,)."""
+    labels = labels.to(logits.device)
+    top_class, share = F.prediction_share(logits)
+    return Evaluation(
+        accuracy=100 * float(F.accuracy(logits, labels)),
+        batch_mean_accuracy=100 * float(F.batch_mean_accuracy(logits, labels, PAPER_BATCH)),
+        nll=float(F.negative_log_likelihood(logits, labels)),
+        ece=float(F.expected_calibration_error(logits, labels)),
+        top_class=int(top_class),
+        top_class_share=float(share),
+        collapsed=bool(F.is_collapsed(logits)),
+    )

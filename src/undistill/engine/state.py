@@ -1,0 +1,123 @@
+"""Everything that a run needs to go on where it stopped, in one file without pickle."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from undistill.engine.storage import atomic_path
+from undistill.errors import CheckpointError
+
+__all__ = ["Position", "TrainState"]
+
+_META = "undistill"
+_FORMAT = 1
+
+
+@dataclass
+class Position:
+    """Where training stands.
+
+    Attributes:
+        epoch: Epochs done.
+        step: Steps done of the epoch that is under way.
+        images: Images trained on since the run began.
+        seconds: Time spent training since the run began, over all its sessions.
+        best_epoch: Epoch (from 1) of the kept weights.
+        best_score: Its score on the images that the choice is made on.
+        last_finite_loss: Loss of the last step.
+        queries: Images that a victim was asked about.
+    """
+
+    epoch: int = 0
+    step: int = 0
+    images: int = 0
+    seconds: float = 0.0
+    best_epoch: int | None = None
+    best_score: float | None = None
+    last_finite_loss: float | None = None
+    queries: int = 0
+
+
+@dataclass
+class TrainState:
+    """Net, optimizer, kept weights, sums of the epoch under way, and position of one run."""
+
+    model: nn.Module
+    optimizer: torch.optim.Optimizer
+    position: Position = field(default_factory=Position)
+    best: dict[str, Tensor] = field(default_factory=dict)
+    sums: dict[str, Tensor] = field(default_factory=dict)
+
+    def save(self, path: Path) -> None:
+        """Write the state atomically."""
+        tensors = {
+            **{f"model/{key}": value for key, value in self.model.state_dict().items()},
+            **{f"best/{key}": value for key, value in self.best.items()},
+            **{f"sums/{key}": value for key, value in self.sums.items()},
+            **{f"optimizer/{key}": value for key, value in self._optimizer_tensors().items()},
+            "random/cpu": torch.get_rng_state(),
+        }
+        if torch.cuda.is_available():
+            tensors["random/cuda"] = torch.cuda.get_rng_state()
+        meta = {_META: json.dumps({"format": _FORMAT, **asdict(self.position)})}
+        with atomic_path(path) as temporary:
+            save_file({key: value.detach().clone().contiguous() for key, value in tensors.items()}, temporary, meta)
+
+    def load(self, path: Path) -> None:
+        """Take over a saved state.
+
+        Raises:
+            CheckpointError: The file is damaged or belongs to another net.
+        """
+        try:
+            with safe_open(path, framework="pt", device="cpu") as file:
+                meta = json.loads((file.metadata() or {})[_META])
+                tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
+            if meta.pop("format") != _FORMAT:
+                raise CheckpointError(f"{path} was written by another version of undistill; delete it to start anew")
+            self.position = Position(**meta)
+            self.model.load_state_dict(_under("model/", tensors))
+            self._load_optimizer(_under("optimizer/", tensors))
+            device = next(self.model.parameters()).device
+            self.best = {key: value.to(device) for key, value in _under("best/", tensors).items()}
+            self.sums = {key: value.to(device) for key, value in _under("sums/", tensors).items()}
+            torch.set_rng_state(tensors["random/cpu"])
+            if "random/cuda" in tensors and torch.cuda.is_available():
+                torch.cuda.set_rng_state(tensors["random/cuda"])
+        except (SafetensorError, OSError, KeyError, TypeError, ValueError, RuntimeError) as error:
+            raise CheckpointError(
+                f"cannot resume from {path}: the file is damaged ({error}); delete it to start anew"
+            ) from error
+
+    def keep_best(self, score: float) -> None:
+        """Keep the present weights as those chosen; the caller has compared the scores."""
+        self.best = {key: value.detach().clone() for key, value in self.model.state_dict().items()}
+        self.position.best_epoch = self.position.epoch
+        self.position.best_score = score
+
+    def _optimizer_tensors(self) -> dict[str, Tensor]:
+        slots = self.optimizer.state_dict()["state"]
+        return {
+            f"{index}/{name}": value
+            for index, slot in slots.items()
+            for name, value in slot.items()
+            if isinstance(value, Tensor)
+        }
+
+    def _load_optimizer(self, tensors: dict[str, Tensor]) -> None:
+        state: dict[int, dict[str, Tensor]] = {}
+        for key, value in tensors.items():
+            index, name = key.split("/")
+            state.setdefault(int(index), {})[name] = value
+        self.optimizer.load_state_dict({**self.optimizer.state_dict(), "state": state})
+
+
+def _under(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    return {key.removeprefix(prefix): value for key, value in tensors.items() if key.startswith(prefix)}

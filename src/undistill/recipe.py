@@ -1,0 +1,363 @@
+"""A recipe: everything that decides what a run computes, and the hash that names it."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable, Mapping
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Literal, Self
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+
+from undistill.attacks import Attack
+from undistill.data import check_dataset_spec
+from undistill.defenses import Defense
+from undistill.engine.config import Training
+from undistill.engine.objective import Objective
+from undistill.errors import RecipeError, UnknownNameError
+from undistill.methods import build_method
+from undistill.models import check_model_spec
+from undistill.problems import describe, several
+from undistill.registry import Spec
+from undistill.victim import Access
+
+__all__ = ["Recipe", "Source", "Weights", "list_recipes", "load_recipe", "make_recipe"]
+
+_PACKAGED = Path(__file__).parent / "recipes"
+_INSTANCE = "instance("  # the spec of an object that Python code handed over
+_WORLD = ("data", "seed", "profile", "holdout", "selection", "device")
+
+
+class Weights(BaseModel):
+    """A trained net that no recipe of ours made: a checkpoint, or a module handed over in Python.
+
+    Attributes:
+        model: Model spec that the weights fit.
+        checkpoint: Path of a ``.safetensors`` or PyTorch file; not part of the hash.
+        sha256: Of the file or, for a module, of its weights; read from the file where it is not given.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    model: str
+    checkpoint: str | None = None
+    sha256: str
+
+    @model_validator(mode="before")
+    @classmethod
+    def _read_checksum(cls, values: Any) -> Any:
+        if isinstance(values, dict) and values.get("checkpoint") and not values.get("sha256"):
+            path = Path(str(values["checkpoint"]))
+            if not path.is_file():
+                raise ValueError(f"no checkpoint at {str(path)!r}")
+            return {**values, "sha256": hashlib.sha256(path.read_bytes()).hexdigest()}
+        return values
+
+    @field_validator("model", mode="before")
+    @classmethod
+    def _model(cls, value: Any) -> str:
+        return _checked(value, check_model_spec)
+
+
+class Recipe(Training):
+    """What one run trains, on what, how, and against or from which other net.
+
+    ``adversary`` and ``victim`` are recipes themselves (trained first, unless their run exists) or weights. In a file
+    or on the command line they may also be the path of a run folder, of a recipe file, or the name of a packaged
+    recipe; single fields of it can be changed beside ``recipe:``. A nested recipe takes ``data``, ``seed``,
+    ``profile``, ``holdout`` and ``selection`` from the one around it where it does not set them, and an adversary, the
+    twin of its teacher, everything.
+    """
+
+    name: str | None = Field(None, pattern=r"^[\w.\-]+$", description="of the run's folder; not part of the hash")
+    data: str = Field(description="data set spec: cifar10, npz(path='x.npz'), a folder of images")
+    model: str = Field(description="model spec: resnet18, preresnet20(width=0.5), module:callable")
+    method: str = Field("ce", description="reference, defense or attack: ce, nasty(weight=0.04), kd(temperature=4)")
+    adversary: Recipe | Weights | None = Field(None, description="frozen, normally trained twin of a defense")
+    victim: Recipe | Weights | None = Field(None, description="what an attack steals from")
+    access: Literal["labels", "probs", "logits", "features", "gradients"] = Field(
+        "logits", description="the most that the victim gives away"
+    )
+    folder: str | None = Field(
+        None, description="of the run, instead of one named after it in the folder of runs; not part of the hash"
+    )
+    device: str = Field("auto", description="auto, cpu, cuda or cuda:N; not part of the hash")
+    tensorboard: bool = Field(False, description="also log for TensorBoard; not part of the hash")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _nest(cls, values: Any) -> Any:
+        if not isinstance(values, dict):
+            return values
+        values = dict(values)
+        world = {key: values[key] for key in _WORLD if key in values}
+        twin = {key: values[key] for key in (*Training.model_fields, *_WORLD, "model") if key in values}
+        for key, inherited in (("victim", world), ("adversary", twin)):
+            if values.get(key) is not None:
+                values[key] = _nested(values[key], inherited)
+        if values.get("adversary") is None and _needs_adversary(values.get("method")):
+            values["adversary"] = {**twin, "method": "ce"}
+        return values
+
+    @field_validator("data", mode="before")
+    @classmethod
+    def _data(cls, value: Any) -> str:
+        return _checked(value, check_dataset_spec)
+
+    @field_validator("model", mode="before")
+    @classmethod
+    def _model(cls, value: Any) -> str:
+        return _checked(value, check_model_spec)
+
+    @field_validator("method", mode="before")
+    @classmethod
+    def _method(cls, value: Any) -> str:
+        try:
+            return build_method(value).spec
+        except RecipeError as error:
+            raise several(error) from error
+
+    @model_validator(mode="after")
+    def _fits_method(self) -> Self:
+        method = self.objective
+        if isinstance(method, Attack):
+            if self.victim is None:
+                raise ValueError(
+                    f"attack {method.name!r} needs a victim: victim=<run folder, recipe, or checkpoint with its model>"
+                )
+        elif self.victim is not None:
+            raise ValueError(f"{method.name!r} is not an attack and takes no victim; remove it, or set method=kd")
+        if self.adversary is not None and not (isinstance(method, Defense) and method.needs_adversary):
+            raise ValueError(f"{method.name!r} takes no adversary; remove it, or set method=nasty")
+        return self
+
+    @cached_property
+    def objective(self) -> Objective:
+        """The configured method."""
+        return build_method(self.method)
+
+    @property
+    def kind(self) -> Literal["reference", "defense", "attack"]:
+        """What the method is."""
+        if isinstance(self.objective, Attack):
+            return "attack"
+        return "defense" if isinstance(self.objective, Defense) else "reference"
+
+    @property
+    def victim_access(self) -> Access:
+        """The most that the victim gives away."""
+        return Access[self.access.upper()]
+
+    @property
+    def hash(self) -> str:
+        """Twelve hexadecimal digits over everything that decides the result."""
+        return _digest(_content(self.model_dump(mode="json")))
+
+    @property
+    def family(self) -> str:
+        """Hash of the recipe without its seeds: runs of one family are repetitions of each other."""
+        return _digest(_content(self.model_dump(mode="json"), drop=("seed",)))
+
+    @property
+    def folder_name(self) -> str:
+        """Name of the run's folder under the folder of all runs."""
+        return f"{self.name or f'{Spec.parse(self.method).name}-{Spec.parse(self.model).name}'}-{self.hash}"
+
+    def to_yaml(self) -> str:
+        """Return the recipe as YAML that loads as the same recipe."""
+        content = _in_order(self.model_dump(mode="json", exclude_none=True))
+        return yaml.safe_dump(content, sort_keys=False, allow_unicode=True, width=120)
+
+
+Source = Recipe | Weights
+
+
+def make_recipe(values: Mapping[str, Any], *, lines: Mapping[tuple[str, ...], str] | None = None) -> Recipe:
+    """Return the recipe of plain values.
+
+    Args:
+        values: Fields of ``Recipe``.
+        lines: Where each field was written (``"file.yaml:7"``), to say so beside a problem.
+
+    Raises:
+        RecipeError: With every problem of every field.
+    """
+    try:
+        return Recipe(**values)
+    except ValidationError as error:
+        problems = [f"{_line(lines or {}, where)}{text}" for where, text in describe(error, Recipe)]
+        raise RecipeError(list(dict.fromkeys(problems))) from None
+
+
+def load_recipe(source: str | Path | None = None, overrides: Iterable[str] = (), **values: Any) -> Recipe:
+    """Return the recipe of a file or packaged name, changed by ``key=value`` overrides and then by ``values``.
+
+    Args:
+        source: Path of a YAML file or run folder, or a name from ``list_recipes()``; None to start from nothing.
+        overrides: Such as ``lr=0.05``, ``method.temperature=8``, ``victim.seed=1``.
+        values: Fields of ``Recipe``.
+
+    Raises:
+        RecipeError: With every problem.
+    """
+    fields: dict[str, Any] = {}
+    lines: dict[tuple[str, ...], str] = {}
+    if source is not None:
+        fields, lines = _read(source)
+    overrides = list(overrides)
+    if overrides or values:
+        fields.pop("folder", None)  # another recipe is another run
+    for override in overrides:
+        key, separator, text = override.partition("=")
+        if not separator or not key:
+            raise RecipeError(f"expected key=value, got {override!r}")
+        try:
+            value = yaml.safe_load(text)
+        except yaml.YAMLError:
+            value = text
+        path = tuple(key.split("."))
+        _assign(fields, path, value)
+        lines.pop(path, None)
+    fields.update(values)
+    return make_recipe(fields, lines=lines)
+
+
+def list_recipes() -> tuple[str, ...]:
+    """Return the names of the packaged recipes, sorted."""
+    return tuple(sorted(str(path.relative_to(_PACKAGED).with_suffix("")) for path in _PACKAGED.rglob("*.yaml")))
+
+
+def _read(source: str | Path) -> tuple[dict[str, Any], dict[tuple[str, ...], str]]:
+    """Return the fields of a YAML recipe, and where each was written."""
+    path = Path(source)
+    run = path if (path / "recipe.yaml").is_file() else None
+    if run is not None:
+        path = run / "recipe.yaml"
+    if not path.is_file():
+        packaged = _PACKAGED / f"{source}.yaml"
+        if not packaged.is_file():
+            raise UnknownNameError("recipe", str(source), list_recipes())
+        path = packaged
+    try:
+        text = path.read_text(encoding="utf-8")
+        fields = yaml.safe_load(text)
+        node = yaml.compose(text, Loader=yaml.SafeLoader)
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise RecipeError(f"{path} is not a YAML file: {str(error).splitlines()[0]}") from error
+    if not isinstance(fields, dict):
+        raise RecipeError(f"{path}: expected fields such as 'data: cifar10', got {type(fields).__name__}")
+    if run is not None:
+        fields["folder"] = str(run)
+    return fields, {where: f"{path.name}:{line}" for where, line in _marks(node)}
+
+
+def _marks(node: Any, prefix: tuple[str, ...] = ()) -> Iterable[tuple[tuple[str, ...], int]]:
+    if isinstance(node, yaml.MappingNode):
+        for key, value in node.value:
+            where = (*prefix, str(key.value))
+            yield where, key.start_mark.line + 1
+            yield from _marks(value, where)
+
+
+def _line(lines: Mapping[tuple[str, ...], str], where: tuple[str, ...]) -> str:
+    while where and where not in lines:
+        where = where[:-1]
+    return f"{lines[where]} " if where else ""
+
+
+def _assign(fields: dict[str, Any], path: tuple[str, ...], value: Any) -> None:
+    """Set a dotted key; a spec or a recipe name on the way becomes the mapping that it stands for."""
+    for key in path[:-1]:
+        inner = fields.get(key)
+        if isinstance(inner, str):
+            inner = {"recipe": inner} if key in {"victim", "adversary"} else _mapping(inner)
+        fields[key] = dict(inner or {})
+        fields = fields[key]
+    fields[path[-1]] = value
+
+
+def _mapping(spec: str) -> dict[str, Any]:
+    parsed = Spec.parse(spec)
+    return {"name": parsed.name, **parsed.kwargs}
+
+
+def _nested(value: Any, inherited: dict[str, Any]) -> Any:
+    """Return the fields of a nested recipe or weights."""
+    if isinstance(value, (str, Path)):
+        value = {"recipe": str(value)}
+    if not isinstance(value, dict):
+        return value
+    value = dict(value)
+    if "checkpoint" in value or "sha256" in value:
+        return _validated(Weights, value)
+    base = value.pop("recipe", None)
+    if base is not None:
+        try:
+            base_fields, _ = _read(base)
+        except RecipeError as error:
+            if Path(base).is_file():
+                raise several(
+                    RecipeError(f"{base!r} is a checkpoint: give it as checkpoint=… with its model=…")
+                ) from error
+            raise several(error) from error
+        if value:
+            base_fields.pop("folder", None)  # another recipe is another run
+        value = {**base_fields, **value}
+    return _validated(Recipe, {**inherited, **value})
+
+
+def _validated(schema: type[BaseModel], values: dict[str, Any]) -> BaseModel:
+    """Validate here, and not as a member of a union, whose errors speak of every alternative."""
+    try:
+        return schema(**values)
+    except ValidationError as error:
+        raise several(RecipeError([text for _, text in describe(error, schema)])) from error
+
+
+def _needs_adversary(method: Any) -> bool:
+    try:
+        found = build_method(method) if method is not None else None
+    except RecipeError:
+        return False  # reported where the field itself is validated
+    return isinstance(found, Defense) and found.needs_adversary
+
+
+def _checked(value: Any, check: Any) -> str:
+    if isinstance(value, str) and value.startswith(_INSTANCE):
+        return value
+    try:
+        spec = value if isinstance(value, str) and _is_path(value) else str(Spec.parse(value))
+        problems = check(spec)
+    except RecipeError as error:
+        raise several(error) from error
+    if problems:
+        raise several(RecipeError(problems))
+    return spec
+
+
+def _in_order(fields: dict[str, Any]) -> dict[str, Any]:
+    """Put what a run is first, how it trains next, and the nets that it builds on last."""
+    first: dict[str, Any] = {key: fields[key] for key in ("name", "data", "model", "method") if key in fields}
+    nets: dict[str, Any] = {key: _in_order(fields[key]) for key in ("adversary", "victim") if key in fields}
+    return {**first, **{key: value for key, value in fields.items() if key not in nets}, **nets}
+
+
+def _is_path(value: str) -> bool:
+    return value.endswith(".npz") or "/" in value.partition("(")[0]
+
+
+def _content(fields: Mapping[str, Any], drop: tuple[str, ...] = ()) -> dict[str, Any]:
+    """Return what decides the result: no label, no device, no path."""
+    ignored = {"name", "folder", "device", "tensorboard", "checkpoint", *drop}
+    return {
+        key: _content(value, drop) if isinstance(value, Mapping) else value
+        for key, value in fields.items()
+        if key not in ignored
+    }
+
+
+def _digest(content: Mapping[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:12]

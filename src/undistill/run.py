@@ -1,0 +1,391 @@
+"""A run: one recipe, carried out once, in one folder."""
+
+from __future__ import annotations
+
+import json
+import platform
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from copy import deepcopy
+from dataclasses import asdict, dataclass, field
+from functools import cached_property
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+
+import torch
+from filelock import FileLock, Timeout
+from safetensors.torch import save_file
+from torch import nn
+
+from undistill._version import __version__
+from undistill.attacks import Attack
+from undistill.data import load_dataset
+from undistill.data.dataset import Dataset
+from undistill.engine.device import pick_device
+from undistill.engine.objective import Frozen, Nets
+from undistill.engine.storage import atomic_path, write_json, write_text
+from undistill.engine.train import Fitted, Watcher, fit
+from undistill.engine.watchers import MetricsLog, TensorBoard, Watchers, read_metrics
+from undistill.errors import CheckpointError, DataError, RunError
+from undistill.models import build_model
+from undistill.models.checkpoints import import_checkpoint, load_weights
+from undistill.recipe import Recipe, Source, Weights, load_recipe
+from undistill.victim import Victim
+
+__all__ = ["Run", "Workspace"]
+
+_RECIPE, _METRICS, _STATE, _WEIGHTS, _RESULT, _LOCK = (
+    "recipe.yaml",
+    "metrics.jsonl",
+    "state.safetensors",
+    "model.safetensors",
+    "result.json",
+    ".lock",
+)
+
+
+@dataclass(frozen=True)
+class Run:
+    """A run on disk.
+
+    Attributes:
+        folder: Holds ``recipe.yaml``, ``metrics.jsonl`` and, once finished, ``model.safetensors`` and ``result.json``.
+        instances: Objects that stand for ``instance(...)`` specs of the recipe.
+    """
+
+    folder: Path
+    instances: Mapping[str, Any] = field(default_factory=dict, repr=False, compare=False)
+
+    @cached_property
+    def recipe(self) -> Recipe:
+        """The resolved recipe.
+
+        Raises:
+            RunError: The folder is not a run.
+        """
+        if not (self.folder / _RECIPE).is_file():
+            raise RunError(
+                f"{self.folder} is not a run: it has no {_RECIPE}; give a folder that train, defend or attack made"
+            )
+        return load_recipe(self.folder)
+
+    @property
+    def finished(self) -> bool:
+        """Whether the run has its result."""
+        return (self.folder / _RESULT).is_file()
+
+    @cached_property
+    def result(self) -> dict[str, Any]:
+        """Metrics and provenance of a finished run.
+
+        Raises:
+            RunError: The run is not finished, or its result is damaged.
+        """
+        try:
+            return dict(json.loads((self.folder / _RESULT).read_text(encoding="utf-8")))
+        except FileNotFoundError:
+            raise RunError(f"{self.folder} is not finished; run the same command again to go on") from None
+        except ValueError as error:
+            raise RunError(
+                f"{self.folder / _RESULT} is damaged ({error}); delete it and run the same command"
+            ) from error
+
+    @property
+    def accuracy(self) -> float:
+        """Test accuracy in percent of the weights that the recipe keeps."""
+        return float(self.result["selected"]["batch_mean_accuracy" if self.recipe.selection == "paper" else "accuracy"])
+
+    @property
+    def collapsed(self) -> bool:
+        """Whether more than 90 % of the test answers are one class."""
+        return bool(self.result["selected"]["collapsed"])
+
+    @property
+    def metrics(self) -> list[dict[str, Any]]:
+        """One record an epoch."""
+        return read_metrics(self.folder / _METRICS)
+
+    def dataset(self) -> Dataset:
+        """Return the data set that the run trained on."""
+        return _load_data(self.recipe.data, self.instances)
+
+    def load_model(self) -> nn.Module:
+        """Return the trained net, on CPU and in eval mode.
+
+        Raises:
+            CheckpointError: The weights are not those that the run wrote.
+        """
+        data = self.dataset()
+        model = _build(self.recipe.model, data, None, self.instances)
+        path = self.folder / _WEIGHTS
+        if _sha256(path) != self.result["weights_sha256"]:
+            raise CheckpointError(
+                f"{path} is not what the run wrote: its checksum differs; delete the folder and run again"
+            )
+        load_weights(model, import_checkpoint(path), source=str(path))
+        return model.eval()
+
+
+@dataclass(frozen=True)
+class Workspace:
+    """Where runs live, and how they are carried out.
+
+    Attributes:
+        root: Folder of all run folders.
+        device: Overrides the recipes' device where it is given.
+        watch: Called with a recipe before its run starts; returns who watches it, or None.
+        instances: Objects that stand for ``instance(...)`` specs.
+    """
+
+    root: Path
+    device: str | None = None
+    watch: Callable[[Recipe], Watcher | None] = lambda recipe: None
+    instances: Mapping[str, Any] = field(default_factory=dict, repr=False)
+
+    def run(self, recipe: Recipe) -> Run:
+        """Carry out a recipe and those that it builds on, unless their results are there.
+
+        An interrupted run goes on where it stopped; the same recipe never trains twice.
+
+        Args:
+            recipe: What to run.
+
+        Raises:
+            AccessError: The attack needs more than the victim gives; before anything is trained.
+            DataError: The data set is missing or changed since the run.
+            DivergenceError: The loss stopped being finite.
+            InterruptedRunError: Ctrl-C.
+            RunError: The folder is in use, not writable or holds another recipe's run.
+        """
+        device = pick_device(self.device or recipe.device)
+        if isinstance(recipe.objective, Attack):
+            Victim(nn.Identity(), access=recipe.victim_access).require(recipe.objective.access, recipe.objective.name)
+        run = Run(Path(recipe.folder) if recipe.folder else self.root / recipe.folder_name, self.instances)
+        _claim(run.folder, recipe)
+        data = _load_data(recipe.data, self.instances)
+        if run.finished:
+            _check_unchanged(run, data)
+            return run
+        adversary, victim = (self._source(source) for source in (recipe.adversary, recipe.victim))
+        with _locked(run.folder):
+            if not run.finished:
+                self._train(run, recipe, data, device, adversary, victim)
+        return run
+
+    def find(self, recipe: Recipe) -> Run | None:
+        """Return the finished run of a recipe, or None."""
+        folders = [Path(recipe.folder)] if recipe.folder else []
+        for folder in (*folders, self.root / recipe.folder_name):
+            run = Run(folder, self.instances)
+            if run.finished and run.recipe.hash == recipe.hash:
+                return run
+        return None
+
+    def source(self, source: Source, data: Dataset) -> tuple[nn.Module, Dataset, str]:
+        """Return the net of a source in eval mode, the data set that it was trained on, and its weights' checksum.
+
+        Args:
+            source: A recipe, which is run first where it has no result, or weights.
+            data: Taken for the data set of weights, which do not tell.
+        """
+        return _net(self._source(source), data, self.instances)
+
+    def _source(self, source: Source | None) -> Run | Weights | None:
+        if isinstance(source, Recipe):
+            return self.find(source) or self.run(source.model_copy(update={"folder": None}))
+        return source
+
+    def _train(
+        self,
+        run: Run,
+        recipe: Recipe,
+        data: Dataset,
+        device: torch.device,
+        adversary: Run | Weights | None,
+        victim: Run | Weights | None,
+    ) -> None:
+        _write_recipe(run.folder, recipe)
+        model = _build(recipe.model, data, recipe.seed, self.instances).to(device)
+        sources: dict[str, str] = {}
+        frozen = stolen = None
+        if adversary is not None:
+            net, _, sources["adversary"] = _net(adversary, data, self.instances)
+            _check_fit(net, data, "adversary")
+            frozen = Frozen(net.to(device))
+        if victim is not None:
+            net, known, sources["victim"] = _net(victim, data, self.instances)
+            _check_fit(net, data, "victim")
+            stolen = Victim(
+                net.to(device),
+                access=recipe.victim_access,
+                trained_on=(known.mean, known.std),
+                queried_with=(data.mean, data.std),
+            )
+        with Watchers(
+            MetricsLog(run.folder / _METRICS),
+            TensorBoard(run.folder) if recipe.tensorboard else None,
+            self.watch(recipe),
+        ) as watchers:
+            fitted = fit(
+                recipe.objective,
+                Nets(model, frozen, stolen),
+                data,
+                recipe,
+                device=device,
+                state_path=run.folder / _STATE,
+                watcher=watchers,
+            )
+        _finish(run, recipe, model, data, device, fitted, sources, stolen)
+
+
+def _finish(
+    run: Run,
+    recipe: Recipe,
+    model: nn.Module,
+    data: Dataset,
+    device: torch.device,
+    fitted: Fitted,
+    sources: Mapping[str, str],
+    victim: Victim | None,
+) -> None:
+    """Write the weights and then the result, whose presence makes the run finished."""
+    weights = run.folder / _WEIGHTS
+    with atomic_path(weights) as temporary:
+        tensors = {key: value.detach().cpu().clone().contiguous() for key, value in model.state_dict().items()}
+        save_file(tensors, temporary)
+    result = {
+        "recipe_hash": recipe.hash,
+        "name": recipe.folder_name,
+        **asdict(fitted),
+        "classes": data.num_classes,
+        "test_images": len(data.test),
+        "parameters": sum(p.numel() for p in model.parameters()),
+        "queries": victim.queries if victim is not None else None,
+        "weights_sha256": _sha256(weights),
+        "sources_sha256": dict(sources),
+        "data_fingerprint": data.fingerprint,
+        "data_note": data.note,
+        "provenance": _provenance(recipe, device),
+    }
+    write_json(run.folder / _RESULT, result)
+    (run.folder / _STATE).unlink(missing_ok=True)
+
+
+def _provenance(recipe: Recipe, device: torch.device) -> dict[str, Any]:
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else platform.machine()
+    return {
+        "undistill": __version__,
+        "torch": torch.__version__,
+        "python": platform.python_version(),
+        "device": device.type,
+        "device_name": name,
+        "threads": torch.get_num_threads(),
+        "profile": recipe.profile,
+        "seed": recipe.seed,
+    }
+
+
+def _claim(folder: Path, recipe: Recipe) -> None:
+    """Refuse a folder that holds the run of another recipe, or files that are not a run's."""
+    if (folder / _RECIPE).is_file():
+        found = Run(folder).recipe
+        if found.hash != recipe.hash:
+            raise RunError(
+                f"{folder} holds the run of another recipe ({found.folder_name}); choose another folder, or delete it"
+            )
+    elif folder.is_dir() and any(path.name != _LOCK for path in folder.iterdir()):
+        raise RunError(f"{folder} is not empty and not a run; choose another folder")
+
+
+@contextmanager
+def _locked(folder: Path) -> Iterator[None]:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        lock = FileLock(folder / _LOCK)
+        lock.acquire(timeout=0)
+    except Timeout:
+        raise RunError(f"{folder} is in use by another process; wait for it, or choose another folder") from None
+    except OSError as error:
+        raise RunError(f"cannot write in {folder}: {error.strerror or error}; choose another folder") from error
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def _write_recipe(folder: Path, recipe: Recipe) -> None:
+    if not (folder / _RECIPE).is_file():
+        write_text(folder / _RECIPE, recipe.to_yaml())
+
+
+def _check_unchanged(run: Run, data: Dataset) -> None:
+    if run.result["data_fingerprint"] != data.fingerprint:
+        raise DataError(
+            f"{run.folder} was trained on other images: data set {run.recipe.data!r} has changed since; "
+            "restore it, or delete the folder to train anew"
+        )
+
+
+def _load_data(spec: str, instances: Mapping[str, Any]) -> Dataset:
+    if spec in instances:
+        return instances[spec]  # type: ignore[no-any-return]
+    return load_dataset(_not_an_instance(spec))
+
+
+def _build(spec: str, data: Dataset, seed: int | None, instances: Mapping[str, Any]) -> nn.Module:
+    if spec in instances:
+        return deepcopy(instances[spec])  # type: ignore[no-any-return]
+    return build_model(
+        _not_an_instance(spec),
+        num_classes=data.num_classes,
+        in_channels=data.in_channels,
+        image_size=data.image_size,
+        seed=seed,
+    )
+
+
+def _not_an_instance(spec: str) -> str:
+    if spec.startswith("instance("):
+        raise RunError(f"{spec} was handed over in Python and is not here; pass the same object again")
+    return spec
+
+
+def _net(source: Run | Weights | None, data: Dataset, instances: Mapping[str, Any]) -> tuple[nn.Module, Dataset, str]:
+    if isinstance(source, Run):
+        return source.load_model(), source.dataset(), source.result["weights_sha256"]
+    if source is None:
+        raise RunError("there is no net to load")
+    net = _build(source.model, data, None, instances)
+    if source.checkpoint is not None:
+        path = Path(source.checkpoint)
+        state = import_checkpoint(path)
+        if _sha256(path) != source.sha256:
+            raise CheckpointError(
+                f"{path} is not the file of the recipe: its checksum differs from {source.sha256[:12]}…"
+            )
+        load_weights(net, state, source=str(path))
+    return net.eval(), data, source.sha256
+
+
+def _check_fit(net: nn.Module, data: Dataset, what: str) -> None:
+    """Refuse a net for other images or another number of classes, before any training."""
+    probe = torch.zeros(2, data.in_channels, data.image_size, data.image_size)
+    try:
+        with torch.no_grad():
+            shape = tuple(net(probe).shape)
+    except RuntimeError as error:
+        reason = str(error).splitlines()[0]
+        raise CheckpointError(f"the {what} cannot take images of shape {tuple(probe.shape[1:])}: {reason}") from error
+    if shape != (2, data.num_classes):
+        raise CheckpointError(
+            f"the {what} answers {shape[-1]} classes, but {data.name} has {data.num_classes}; "
+            "choose a net trained for the same classes"
+        )
+
+
+def _sha256(path: Path) -> str:
+    try:
+        return sha256(path.read_bytes()).hexdigest()
+    except OSError as error:
+        raise CheckpointError(f"cannot read {path}: {error.strerror or error}") from error
