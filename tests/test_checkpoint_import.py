@@ -190,6 +190,12 @@ def test_a_prefix_on_some_keys_only_is_part_of_the_names(tmp_path: Path) -> None
         (net(in_channels=1), net(), "the checkpoint has 1 input channels, the model 3;"),
         (net("mlp(hidden=(8,))", size=8), net("mlp(hidden=(8,))"), "the checkpoint has 192 inputs, the model 3072;"),
         (net(num_classes=7, in_channels=1), net(), "has 7 classes, the model 10; the checkpoint has 1 input channels"),
+        (
+            net("mlp(hidden=())", 7, size=8),
+            net("mlp(hidden=())"),
+            "has 7 classes, the model 10; the checkpoint has 192",
+        ),
+        (nn.BatchNorm1d(3), nn.BatchNorm1d(4), r"weight is \(3,\) in the checkpoint and \(4,\) in the model;"),
         (net(size=64), net(), r"fc1.weight is \(16, 1024\) in the checkpoint and \(16, 256\) in the model;"),
         (net("cnn(channels=8)"), net(), r"conv1.weight is \(8, 3, 3, 3\) .*; and \d+ more;"),
         (net("preresnet20"), net("preresnet32"), r"72 missing \(layer1.3.bn1.weight, .*, \.\.\.\)"),

@@ -1,12 +1,12 @@
 """Batched augmentation against a PyTorch ``DataLoader`` over PIL, in one process, turn by turn.
 
-The baseline does image by image what torchvision's transforms do over PIL, as in the paper's code: the image operation,
-a float tensor of it, normalization. Both sides end with normalized float32 batches on the CPU.
+The baseline does image by image what torchvision's transforms do over PIL, as in the paper's code: draw with torch,
+change the image, make a float tensor of it, normalize, without torchvision's checks around that. Both sides end with
+normalized float32 batches on the CPU.
 """
 
 from __future__ import annotations
 
-import random
 import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
@@ -108,17 +108,17 @@ def _data_loader(dataset: _PILImages, batch_size: int, workers: int) -> DataLoad
 def _pil_crop_flip(image: Image.Image) -> Image.Image:
     width, height = image.size
     image = ImageOps.expand(image, border=CIFAR_PADDING, fill=0)
-    left, top = random.randint(0, 2 * CIFAR_PADDING), random.randint(0, 2 * CIFAR_PADDING)
+    left, top = (int(torch.randint(2 * CIFAR_PADDING + 1, (1,))) for _ in range(2))
     return _pil_flip(image.crop((left, top, left + width, top + height)))
 
 
 def _pil_rotation_flip(image: Image.Image) -> Image.Image:
-    angle = random.uniform(-MAX_DEGREES, MAX_DEGREES)
+    angle = float(torch.empty(1).uniform_(-MAX_DEGREES, MAX_DEGREES))
     return _pil_flip(image.rotate(angle, Image.Resampling.NEAREST, expand=False, fillcolor=0))
 
 
 def _pil_flip(image: Image.Image) -> Image.Image:
-    return image.transpose(Image.Transpose.FLIP_LEFT_RIGHT) if random.random() < 0.5 else image
+    return image.transpose(Image.Transpose.FLIP_LEFT_RIGHT) if torch.rand(1) < 0.5 else image
 
 
 _PIL_AUGMENTATIONS = {"crop_flip": _pil_crop_flip, "rotation_flip": _pil_rotation_flip}

@@ -224,13 +224,14 @@ def rotate(x: Tensor, affine: Tensor, flip: Tensor) -> Tensor:
     n, channels, height, width = x.shape
     # A margin of zeros as wide as a corner can swing out, so that no source pixel has to be checked.
     margin = math.ceil(math.sin(math.radians(MAX_DEGREES)) * max(height, width) / 2) + 1
-    padded = F.pad(x, (margin,) * 4)
     a, b, c, d, e, f = (column[:, None] for column in affine.unbind(1))
     rows = torch.arange(height, dtype=torch.int32, device=x.device)
     columns = torch.arange(width, dtype=torch.int32, device=x.device)
     columns = torch.where(flip[:, None], width - 1 - columns, columns)
+    # In place, the row first: temporaries are larger than the batch itself, and few of them fit into a cache.
+    source = (e * rows + f + (margin << 16))[:, :, None] + (d * columns)[:, None, :]
+    source.bitwise_right_shift_(16).mul_(width + 2 * margin)
     source_x = (b * rows + c + (margin << 16))[:, :, None] + (a * columns)[:, None, :]
-    source_y = (e * rows + f + (margin << 16))[:, :, None] + (d * columns)[:, None, :]
-    source = (source_y >> 16).mul_(width + 2 * margin).add_(source_x >> 16).long()
-    source = source.view(n, 1, -1).expand(-1, channels, -1)
-    return padded.flatten(2).gather(2, source).view_as(x)
+    source.add_(source_x.bitwise_right_shift_(16))
+    index = source.view(n, 1, -1).long().expand(-1, channels, -1)
+    return F.pad(x, (margin,) * 4).flatten(2).gather(2, index).view_as(x)

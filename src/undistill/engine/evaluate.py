@@ -59,11 +59,11 @@ def evaluate(logits: Tensor, labels: Tensor) -> Evaluation:
     labels = labels.to(logits.device)
     top_class, share = F.prediction_share(logits)
     return Evaluation(
-        accuracy=100 * float(F.accuracy(logits, labels)),
-        batch_mean_accuracy=100 * float(F.batch_mean_accuracy(logits, labels, PAPER_BATCH)),
-        nll=float(F.negative_log_likelihood(logits, labels)),
-        ece=float(F.expected_calibration_error(logits, labels)),
-        top_class=int(top_class),
-        top_class_share=float(share),
-        collapsed=bool(F.is_collapsed(logits)),
+        accuracy=round(100 * F.accuracy(logits, labels), 4),
+        batch_mean_accuracy=round(100 * F.batch_mean_accuracy(logits, labels, PAPER_BATCH), 4),
+        nll=F.negative_log_likelihood(logits, labels),
+        ece=F.expected_calibration_error(logits, labels),
+        top_class=top_class,
+        top_class_share=share,
+        collapsed=F.is_collapsed(logits),
     )

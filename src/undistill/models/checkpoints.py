@@ -107,20 +107,21 @@ def _shape_problems(own: Mapping[str, Tensor], state: Mapping[str, Tensor]) -> s
     if not differing:
         return ""
     weights = [name for name, value in own.items() if value.ndim > 1]
-    words: dict[str, str] = {}
-    for name, axis, what in ((weights[-1], 0, "classes"), (weights[0], 1, "input channels")):
+    words: list[str] = []
+    explained: set[str] = set()
+    for name, axis, what in [(name, 0, "classes") for name in weights[-1:]] + [(name, 1, "") for name in weights[:1]]:
         theirs, ours = state[name].shape, own[name].shape
         if len(theirs) == len(ours) and theirs[axis] != ours[axis]:
-            what = "inputs" if axis == 1 and len(ours) == 2 else what
-            words[name] = f"the checkpoint has {theirs[axis]} {what}, the model {ours[axis]}"
-    explained = {*words, *(name.removesuffix("weight") + "bias" for name in words)}
+            what = what or ("inputs" if len(ours) == 2 else "input channels")
+            words.append(f"the checkpoint has {theirs[axis]} {what}, the model {ours[axis]}")
+            explained |= {name, name.removesuffix("weight") + "bias"}
     rest = [
         f"{name} is {tuple(state[name].shape)} in the checkpoint and {tuple(own[name].shape)} in the model"
         for name in differing
         if name not in explained
     ]
     more = [f"and {len(rest) - _SHOWN} more"] if len(rest) > _SHOWN else []
-    return "; ".join([*words.values(), *rest[:_SHOWN], *more])
+    return "; ".join([*words, *rest[:_SHOWN], *more])
 
 
 def _listed(what: str, names: Sequence[str]) -> str:
