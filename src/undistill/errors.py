@@ -40,6 +40,9 @@ __all__ = [
 ]
 
 
+_LISTED = 20  # names that a message spells out
+
+
 class UndistillError(Exception):
     """Base of all errors of this package."""
 
@@ -65,7 +68,8 @@ class UnknownNameError(RecipeError, LookupError):
 
     def __init__(self, kind: str, name: str, known: Iterable[str]) -> None:
         known = sorted(known)
-        hint = did_you_mean(name, known) or f" known: {', '.join(known)}"
+        listed = ", ".join(known[:_LISTED]) + (", …" if len(known) > _LISTED else "")
+        hint = did_you_mean(name, known) or f" known: {listed}"
         super().__init__(f"unknown {kind} {name!r};{hint}")
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal, Self
@@ -62,6 +63,14 @@ class Weights(BaseModel):
         return _checked(value, check_model_spec)
 
 
+@dataclass(frozen=True)
+class _Nested:
+    """What was given for a net, and what it takes from the recipe around it."""
+
+    given: Any
+    inherited: dict[str, Any]
+
+
 class Recipe(Training):
     """What one run trains, on what, how, and against or from which other net.
 
@@ -97,10 +106,15 @@ class Recipe(Training):
         twin = {key: values[key] for key in (*Training.model_fields, *_WORLD, "model") if key in values}
         for key, inherited in (("victim", world), ("adversary", twin)):
             if values.get(key) is not None:
-                values[key] = _nested(values[key], inherited)
+                values[key] = _Nested(values[key], inherited)
         if values.get("adversary") is None and _needs_adversary(values.get("method")):
-            values["adversary"] = {**twin, "method": "ce"}
+            values["adversary"] = _Nested(None, twin)
         return values
+
+    @field_validator("adversary", "victim", mode="before")
+    @classmethod
+    def _source(cls, value: Any) -> Any:
+        return _nested(value.given, value.inherited) if isinstance(value, _Nested) else value
 
     @field_validator("data", mode="before")
     @classmethod
@@ -195,6 +209,8 @@ def make_recipe(values: Mapping[str, Any], *, lines: Mapping[tuple[str, ...], st
 def load_recipe(source: str | Path | None = None, overrides: Iterable[str] = (), **values: Any) -> Recipe:
     """Return the recipe of a file or packaged name, changed by ``key=value`` overrides and then by ``values``.
 
+    A file may name another recipe under ``recipe:`` and say only what differs from it.
+
     Args:
         source: Path of a YAML file or run folder, or a name from ``list_recipes()``; None to start from nothing.
         overrides: Such as ``lr=0.05``, ``method.temperature=8``, ``victim.seed=1``.
@@ -230,7 +246,7 @@ def list_recipes() -> tuple[str, ...]:
     return tuple(sorted(str(path.relative_to(_PACKAGED).with_suffix("")) for path in _PACKAGED.rglob("*.yaml")))
 
 
-def _read(source: str | Path) -> tuple[dict[str, Any], dict[tuple[str, ...], str]]:
+def _read(source: str | Path, seen: tuple[Path, ...] = ()) -> tuple[dict[str, Any], dict[tuple[str, ...], str]]:
     """Return the fields of a YAML recipe, and where each was written."""
     path = Path(source)
     run = path if (path / "recipe.yaml").is_file() else None
@@ -251,7 +267,26 @@ def _read(source: str | Path) -> tuple[dict[str, Any], dict[tuple[str, ...], str
         raise RecipeError(f"{path}: expected fields such as 'data: cifar10', got {type(fields).__name__}")
     if run is not None:
         fields["folder"] = str(run)
-    return fields, {where: f"{path.name}:{line}" for where, line in _marks(node)}
+    lines = {where: f"{path.name}:{line}" for where, line in _marks(node)}
+    base = fields.pop("recipe", None)
+    if base is not None:
+        if path in seen:
+            raise RecipeError(f"{path} is built on itself through 'recipe:'; remove one of these lines")
+        base_fields, base_lines = _read(base, (*seen, path))
+        fields, lines = _changed(base_fields, fields), {**base_lines, **lines}
+    return fields, lines
+
+
+def _changed(base: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
+    """Return the fields of a recipe with some of them changed; ``method: {weight: 0.1}`` keeps the method's name."""
+    merged = {**base, **changes}
+    if changes:
+        merged.pop("folder", None)  # another recipe is another run
+    for key in ("data", "model", "method"):
+        change = changes.get(key)
+        if isinstance(change, Mapping) and "name" not in change and key in base:
+            merged[key] = {**_mapping(base[key]), **change}
+    return merged
 
 
 def _marks(node: Any, prefix: tuple[str, ...] = ()) -> Iterable[tuple[tuple[str, ...], int]]:
@@ -279,13 +314,18 @@ def _assign(fields: dict[str, Any], path: tuple[str, ...], value: Any) -> None:
     fields[path[-1]] = value
 
 
-def _mapping(spec: str) -> dict[str, Any]:
+def _mapping(spec: str | Mapping[str, Any]) -> dict[str, Any]:
     parsed = Spec.parse(spec)
     return {"name": parsed.name, **parsed.kwargs}
 
 
 def _nested(value: Any, inherited: dict[str, Any]) -> Any:
-    """Return the fields of a nested recipe or weights."""
+    """Return a nested recipe or weights; where nothing is given, a twin that is trained on labels."""
+    if value is None:
+        try:
+            return Recipe(**{**inherited, "method": "ce"})
+        except ValidationError:
+            return None  # all its fields are those around it, whose problems are reported there
     if isinstance(value, (str, Path)):
         value = {"recipe": str(value)}
     if not isinstance(value, dict):
@@ -303,9 +343,7 @@ def _nested(value: Any, inherited: dict[str, Any]) -> Any:
                     RecipeError(f"{base!r} is a checkpoint: give it as checkpoint=… with its model=…")
                 ) from error
             raise several(error) from error
-        if value:
-            base_fields.pop("folder", None)  # another recipe is another run
-        value = {**base_fields, **value}
+        value = _changed(base_fields, value)
     return _validated(Recipe, {**inherited, **value})
 
 

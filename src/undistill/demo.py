@@ -1,0 +1,57 @@
+"""The demo: make a nasty teacher of handwritten digits, steal from it, and look at what was stolen."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+from undistill.engine.train import Watcher
+from undistill.errors import RecipeError
+from undistill.recipe import Recipe, load_recipe
+from undistill.report import report
+from undistill.run import Workspace
+
+__all__ = ["demo", "demo_recipes"]
+
+STUDENTS = ("mlp", "cnn")
+
+
+def demo(out: Path, *, seeds: int = 1, watch: Callable[[Recipe], Watcher | None] = lambda recipe: None) -> Path:
+    """Train the demo's nets and write its page.
+
+    Args:
+        out: Folder for the runs and the page; runs that are there are not trained again.
+        seeds: Repetitions, 1 or more.
+        watch: Called with every recipe before its run.
+
+    Returns:
+        The path of the HTML page.
+    """
+    if seeds < 1:
+        raise RecipeError(f"seeds: must be 1 or more, got {seeds}")
+    workspace = Workspace(out / "runs", device="cpu", watch=watch)
+    runs = [workspace.run(recipe) for seed in range(seeds) for recipe in demo_recipes(seed)]
+    return report(runs, out / "report.html")
+
+
+def demo_recipes(seed: int) -> Iterator[Recipe]:
+    """Yield what the demo runs for one seed, in an order in which every victim comes before its thieves.
+
+    A normal and a nasty teacher; each student alone, by the book from either teacher (at the temperature that the
+    nasty one was made for), and twice from the nasty one by a thief who adapts.
+    """
+    teacher = load_recipe("demo/teacher", seed=seed, name="normal-teacher")
+    nasty = load_recipe("demo/nasty_teacher", seed=seed, name="nasty-teacher")
+    yield teacher
+    yield nasty
+    by_the_book = "kd(temperature=10, alpha=0.9)"
+    thefts = (
+        ("kd-from-normal", teacher, by_the_book),
+        ("kd-from-nasty", nasty, by_the_book),
+        ("cool-kd-from-nasty", nasty, "kd(temperature=1, alpha=0.9)"),
+        ("hard-label-from-nasty", nasty, "hard_label"),
+    )
+    for student in STUDENTS:
+        yield load_recipe(f"demo/{student}", seed=seed, name=f"{student}-alone")
+        for name, victim, method in thefts:
+            yield load_recipe(f"demo/{student}", seed=seed, name=f"{student}-{name}", victim=victim, method=method)
