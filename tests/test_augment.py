@@ -14,7 +14,6 @@ from scipy import stats
 from torch import Tensor
 
 from undistill.bench.augment import _PIL_AUGMENTATIONS, _PILImages, bench_augment
-from undistill.data import dataset
 from undistill.data.augment import AUGMENTATIONS, Crop, CropFlip, RotationFlip, make_augmentation, pil_affine, rotate
 from undistill.errors import RecipeError, UnknownNameError
 
@@ -188,10 +187,6 @@ def test_cuda_gives_the_same_pixels(name: str) -> None:
     draws = here.draw(50, torch.Generator().manual_seed(0))
     found = there.apply(torch.arange(50, device="cuda"), {k: v.cuda() for k, v in draws.items()})
     assert torch.equal(found.cpu(), here.apply(torch.arange(50), draws))
-
-
-def test_data_sets_know_the_same_names() -> None:
-    assert tuple(NAMES) == dataset.AUGMENTATIONS
 
 
 def test_unknown_augmentation_names_the_nearest() -> None:
