@@ -113,8 +113,6 @@ def attack(
         AccessError: The attack needs more than the victim gives.
         RecipeError: With every problem of the recipe.
     """
-    if data is None and isinstance(victim, Run):
-        data = victim.instances.get(victim.recipe.data, victim.recipe.data)
     return _carry_out("attack", "kd", recipe, data, model, method, runs, fields, victim=victim)
 
 

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import math
 import time
-from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn
+from rich.table import Column
 
 if TYPE_CHECKING:
     from undistill.engine.train import Watcher
@@ -62,10 +62,11 @@ class _Pace:
         return self._images / max(time.perf_counter() - self._began, 1e-9)
 
     @property
-    def left(self) -> timedelta:
-        progress = self.done - (self._first or 0)
-        seconds = (self._epochs - self.done) * (time.perf_counter() - self._began) / max(progress, 1e-9)
-        return timedelta(seconds=round(seconds))
+    def left(self) -> str:
+        seen = self.done - (self._first or 0)
+        seconds = round((self._epochs - self.done) * (time.perf_counter() - self._began) / max(seen, 1e-9))
+        hours, minutes = divmod(seconds // 60, 60)
+        return f"{hours}:{minutes:02}:{seconds % 60:02}" if hours else f"{minutes}:{seconds % 60:02}"
 
 
 class _Lines:
@@ -94,10 +95,11 @@ class _Bar:
 
     def __init__(self, recipe: Recipe, console: Console) -> None:
         self._recipe, self._console, self._pace = recipe, console, _Pace(recipe)
-        self._shown_at = 0.0
+        self._shown_at, self._measured = 0.0, ""
+        label_width = 25 if console.width >= 100 else None  # bars of several runs below each other, if there is room
         self._progress = Progress(
-            TextColumn("{task.description}", markup=False),
-            BarColumn(bar_width=16, style="bright_black", complete_style="cyan", finished_style="cyan"),
+            TextColumn("{task.description}", markup=False, table_column=Column(min_width=label_width)),
+            BarColumn(bar_width=12, style="bright_black", complete_style="cyan", finished_style="cyan"),
             TextColumn("{task.fields[epoch]}", justify="right", markup=False),
             TextColumn("{task.fields[measured]}", markup=False),
             TextColumn("{task.fields[pace]}", style="bright_black", markup=False),
@@ -107,24 +109,30 @@ class _Bar:
         label = recipe.folder_name.rpartition("-")[0]
         self._task = self._progress.add_task(label, total=recipe.epochs, epoch="", measured="", pace="")
         self._progress.start()
-        self._show(1)
 
     def step(self, epoch: int, step: int, steps: int) -> None:
         self._pace.step(epoch, step, steps)
         if time.perf_counter() - self._shown_at > _REFRESH_S:
-            self._show(epoch, pace=f"{self._pace.images_per_s:,.0f} images/s, {self._pace.left} left")
+            self._show(epoch, f"{self._pace.images_per_s:,.0f} img/s {self._pace.left}")
 
     def epoch(self, record: dict[str, Any]) -> None:
-        pace = f"{self._pace.images_per_s:,.0f} images/s" if record["epoch"] == self._recipe.epochs else None
-        self._show(record["epoch"], measured=_measured(record), **({"pace": pace} if pace else {}))
+        self._measured = _measured(record)
+        if record["epoch"] == self._recipe.epochs:
+            self._show(record["epoch"], f"{self._pace.images_per_s:,.0f} img/s")
         _warn_if_collapsed(record, self._recipe, self._console)
 
     def close(self) -> None:
         self._progress.stop()
 
-    def _show(self, epoch: int, **fields: str) -> None:
-        counted = f"{epoch}/{self._recipe.epochs}"
-        self._progress.update(self._task, completed=self._pace.done, epoch=counted, refresh=True, **fields)
+    def _show(self, epoch: int, pace: str) -> None:
+        self._progress.update(
+            self._task,
+            completed=self._pace.done,
+            refresh=True,
+            epoch=f"{epoch}/{self._recipe.epochs}",
+            measured=self._measured,
+            pace=pace,
+        )
         self._shown_at = time.perf_counter()
 
 
@@ -134,9 +142,7 @@ def _measured(record: dict[str, Any]) -> str:
 
 
 def _warn_if_collapsed(record: dict[str, Any], recipe: Recipe, console: Console) -> None:
-    split, share = next(
-        (split, record[key]) for split in _SPLITS if (key := f"{split}_top_class_share") in record
-    )
+    split, share = next((split, record[key]) for split in _SPLITS if (key := f"{split}_top_class_share") in record)
     if record["epoch"] == recipe.epochs and share > _COLLAPSED:
         console.print(
             f"warning: {recipe.folder_name} collapsed: {100 * share:.0f} % of its answers on the {_SPLITS[split]} "

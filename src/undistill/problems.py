@@ -40,7 +40,7 @@ def describe(error: ValidationError, schema: type[BaseModel]) -> Iterator[tuple[
         elif item["type"] == "value_error":
             yield location, _at(location, str(context["error"]))
         else:
-            message = item["msg"].removeprefix("Input ").removeprefix("should ")
+            message = item["msg"].partition("should ")[2] or item["msg"]
             yield location, _at(location, f"must {message}, got {item['input']!r}")
 
 

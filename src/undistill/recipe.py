@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Set
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -12,13 +12,14 @@ from typing import Any, Literal, Self
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic_core import PydanticCustomError
 
 from undistill.attacks import Attack
 from undistill.data import check_dataset_spec
 from undistill.defenses import Defense
 from undistill.engine.config import Training
 from undistill.engine.objective import Objective
-from undistill.errors import RecipeError, UnknownNameError
+from undistill.errors import RecipeError, UnknownNameError, did_you_mean
 from undistill.methods import build_method
 from undistill.models import check_model_spec
 from undistill.problems import describe, several
@@ -101,7 +102,7 @@ class Recipe(Training):
     def _nest(cls, values: Any) -> Any:
         if not isinstance(values, dict):
             return values
-        values = dict(values)
+        values = {**_data_of(values.get("victim")), **values}
         world = {key: values[key] for key in _WORLD if key in values}
         twin = {key: values[key] for key in (*Training.model_fields, *_WORLD, "model") if key in values}
         for key, inherited in (("victim", world), ("adversary", twin)):
@@ -200,10 +201,12 @@ def make_recipe(values: Mapping[str, Any], *, lines: Mapping[tuple[str, ...], st
         RecipeError: With every problem of every field.
     """
     try:
-        return Recipe(**values)
+        return Recipe(**_named(values))
     except ValidationError as error:
         problems = [f"{_line(lines or {}, where)}{text}" for where, text in describe(error, Recipe)]
         raise RecipeError(list(dict.fromkeys(problems))) from None
+    except RecursionError:
+        raise RecipeError("a recipe is its own victim or adversary; name another one there") from None
 
 
 def load_recipe(source: str | Path | None = None, overrides: Iterable[str] = (), **values: Any) -> Recipe:
@@ -236,8 +239,9 @@ def load_recipe(source: str | Path | None = None, overrides: Iterable[str] = (),
             value = text
         path = tuple(key.split("."))
         _assign(fields, path, value)
-        lines.pop(path, None)
+        lines.pop(path[:1], None)
     fields.update(values)
+    lines = {where: line for where, line in lines.items() if where[0] not in values}
     return make_recipe(fields, lines=lines)
 
 
@@ -248,6 +252,8 @@ def list_recipes() -> tuple[str, ...]:
 
 def _read(source: str | Path, seen: tuple[Path, ...] = ()) -> tuple[dict[str, Any], dict[tuple[str, ...], str]]:
     """Return the fields of a YAML recipe, and where each was written."""
+    if not isinstance(source, str | Path):
+        raise RecipeError(f"recipe: expected a name or a path, got {source!r}")
     path = Path(source)
     run = path if (path / "recipe.yaml").is_file() else None
     if run is not None:
@@ -255,7 +261,7 @@ def _read(source: str | Path, seen: tuple[Path, ...] = ()) -> tuple[dict[str, An
     if not path.is_file():
         packaged = _PACKAGED / f"{source}.yaml"
         if not packaged.is_file():
-            raise UnknownNameError("recipe", str(source), list_recipes())
+            raise _not_found(str(source))
         path = packaged
     try:
         text = path.read_text(encoding="utf-8")
@@ -275,6 +281,12 @@ def _read(source: str | Path, seen: tuple[Path, ...] = ()) -> tuple[dict[str, An
         base_fields, base_lines = _read(base, (*seen, path))
         fields, lines = _changed(base_fields, fields), {**base_lines, **lines}
     return fields, lines
+
+
+def _not_found(source: str) -> RecipeError:
+    if "/" in source and not did_you_mean(source, list_recipes()):
+        return RecipeError(f"no run folder and no recipe file at {source!r}")
+    return UnknownNameError("recipe", source, list_recipes())
 
 
 def _changed(base: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
@@ -309,6 +321,8 @@ def _assign(fields: dict[str, Any], path: tuple[str, ...], value: Any) -> None:
         inner = fields.get(key)
         if isinstance(inner, str):
             inner = {"recipe": inner} if key in {"victim", "adversary"} else _mapping(inner)
+        if inner is not None and not isinstance(inner, Mapping):
+            raise RecipeError(f"{'.'.join(path)}: {key!r} is {inner!r}, which has no fields; write {key}=value")
         fields[key] = dict(inner or {})
         fields = fields[key]
     fields[path[-1]] = value
@@ -328,8 +342,11 @@ def _nested(value: Any, inherited: dict[str, Any]) -> Any:
             return None  # all its fields are those around it, whose problems are reported there
     if isinstance(value, (str, Path)):
         value = {"recipe": str(value)}
-    if not isinstance(value, dict):
+    if isinstance(value, Recipe | Weights):
         return value
+    if not isinstance(value, dict):
+        problem = f"expected a run folder, a recipe, or a checkpoint with its model, got {value!r}"
+        raise several(RecipeError(problem))
     value = dict(value)
     if "checkpoint" in value or "sha256" in value:
         return _validated(Weights, value)
@@ -338,21 +355,44 @@ def _nested(value: Any, inherited: dict[str, Any]) -> Any:
         try:
             base_fields, _ = _read(base)
         except RecipeError as error:
-            if Path(base).is_file():
-                raise several(
-                    RecipeError(f"{base!r} is a checkpoint: give it as checkpoint=… with its model=…")
-                ) from error
-            raise several(error) from error
+            raise several(_checkpoint_hint(base) or error) from error
         value = _changed(base_fields, value)
-    return _validated(Recipe, {**inherited, **value})
+    return _validated(Recipe, {**inherited, **value}, reported=inherited.keys() - value.keys())
 
 
-def _validated(schema: type[BaseModel], values: dict[str, Any]) -> BaseModel:
-    """Validate here, and not as a member of a union, whose errors speak of every alternative."""
+def _checkpoint_hint(base: Any) -> RecipeError | None:
+    """Return what to say of a recipe that cannot be read where it looks like somebody's weights."""
+    if isinstance(base, str | Path) and Path(base).is_file() and Path(base).suffix not in {".yaml", ".yml"}:
+        return RecipeError(f"{str(base)!r} is a checkpoint: give it as checkpoint=… with its model=…")
+    return None
+
+
+def _validated(schema: type[BaseModel], values: dict[str, Any], reported: Set[str] = frozenset()) -> BaseModel | None:
+    """Validate here, and not as a member of a union, whose errors speak of every alternative.
+
+    Problems of the fields in ``reported`` are left to the recipe around; None if there are no others.
+    """
     try:
-        return schema(**values)
+        return schema(**_named(values))
     except ValidationError as error:
-        raise several(RecipeError([text for _, text in describe(error, schema)])) from error
+        problems = [text for where, text in describe(error, schema) if not reported & {*where[:1]}]
+        if not problems:
+            return None
+        raise several(RecipeError(problems)) from error
+
+
+def _named(values: Mapping[Any, Any]) -> dict[str, Any]:
+    """Return the fields with text for keys: YAML also has numbers there."""
+    return {str(key): value for key, value in values.items()}
+
+
+def _data_of(victim: Any) -> dict[str, Any]:
+    """Return the data set that a victim was trained on: what an attack uses where its recipe names none."""
+    try:
+        found = _nested(victim, {}) if victim is not None else None
+    except PydanticCustomError:
+        return {}  # reported where the field itself is validated
+    return {"data": found.data} if isinstance(found, Recipe) else {}
 
 
 def _needs_adversary(method: Any) -> bool:

@@ -68,8 +68,12 @@ def _literal_kwargs(call: str, text: str) -> dict[str, Any]:
     """Return the keyword arguments in ``"(a=1, b='x')"``."""
     try:
         node = ast.parse(f"f{call}", mode="eval").body
-        if not isinstance(node, ast.Call) or node.args or not all(keyword.arg for keyword in node.keywords):
-            raise ValueError("positional arguments")
+        # f(a=1)(b=2) is a call too, of what another one returns
+        if not isinstance(node, ast.Call) or not isinstance(node.func, ast.Name) or node.args:
+            raise ValueError("not one call with keywords")
+        keys = [keyword.arg for keyword in node.keywords]
+        if None in keys or len(set(keys)) < len(keys):
+            raise ValueError("keywords out of a mapping, or one of them twice")
         return {str(keyword.arg): ast.literal_eval(keyword.value) for keyword in node.keywords}
     except (SyntaxError, ValueError) as error:
         raise RecipeError(

@@ -15,8 +15,7 @@ from typing import Any
 
 import torch
 from filelock import FileLock, Timeout
-from safetensors.torch import save_file
-from torch import nn
+from torch import Tensor, nn
 
 from undistill._version import __version__
 from undistill.attacks import Attack
@@ -24,7 +23,7 @@ from undistill.data import load_dataset
 from undistill.data.dataset import Dataset
 from undistill.engine.device import pick_device
 from undistill.engine.objective import Frozen, Nets
-from undistill.engine.storage import atomic_path, write_json, write_text
+from undistill.engine.storage import write_json, write_tensors, write_text
 from undistill.engine.train import Fitted, Watcher, fit
 from undistill.engine.watchers import MetricsLog, TensorBoard, Watchers, read_metrics
 from undistill.errors import CheckpointError, DataError, RunError
@@ -161,7 +160,7 @@ class Workspace:
         device = pick_device(self.device or recipe.device)
         if isinstance(recipe.objective, Attack):
             Victim(nn.Identity(), access=recipe.victim_access).require(recipe.objective.access, recipe.objective.name)
-        run = Run(Path(recipe.folder) if recipe.folder else self.root / recipe.folder_name, self.instances)
+        run = Run(self._folder(recipe), self.instances)
         _claim(run.folder, recipe)
         data = _load_data(recipe.data, self.instances)
         if run.finished:
@@ -175,12 +174,15 @@ class Workspace:
 
     def find(self, recipe: Recipe) -> Run | None:
         """Return the finished run of a recipe, or None."""
-        folders = [Path(recipe.folder)] if recipe.folder else []
-        for folder in (*folders, self.root / recipe.folder_name):
-            run = Run(folder, self.instances)
-            if run.finished and run.recipe.hash == recipe.hash:
-                return run
-        return None
+        run = Run(self._folder(recipe), self.instances)
+        return run if run.finished and run.recipe.hash == recipe.hash else None
+
+    def _folder(self, recipe: Recipe) -> Path:
+        """Return where a recipe's run is or, if there is none yet, will be; its label does not matter."""
+        if recipe.folder:
+            return Path(recipe.folder)
+        folder = self.root / recipe.folder_name
+        return folder if folder.exists() else next(self.root.glob(f"*-{recipe.hash}"), folder)
 
     def source(self, source: Source, data: Dataset) -> tuple[nn.Module, Dataset, str]:
         """Return the net of a source in eval mode, the data set that it was trained on, and its weights' checksum.
@@ -251,9 +253,7 @@ def _finish(
 ) -> None:
     """Write the weights and then the result, whose presence makes the run finished."""
     weights = run.folder / _WEIGHTS
-    with atomic_path(weights) as temporary:
-        tensors = {key: value.detach().cpu().clone().contiguous() for key, value in model.state_dict().items()}
-        save_file(tensors, temporary)
+    write_tensors(weights, model.state_dict())
     result = {
         "recipe_hash": recipe.hash,
         "name": recipe.folder_name,
@@ -370,16 +370,21 @@ def _net(source: Run | Weights | None, data: Dataset, instances: Mapping[str, An
 
 def _check_fit(net: nn.Module, data: Dataset, what: str) -> None:
     """Refuse a net for other images or another number of classes, before any training."""
-    probe = torch.zeros(2, data.in_channels, data.image_size, data.image_size)
+    first = next(net.parameters(), None)
+    shape = (2, data.in_channels, data.image_size, data.image_size)
     try:
         with torch.no_grad():
-            shape = tuple(net(probe).shape)
-    except RuntimeError as error:
-        reason = str(error).splitlines()[0]
-        raise CheckpointError(f"the {what} cannot take images of shape {tuple(probe.shape[1:])}: {reason}") from error
-    if shape != (2, data.num_classes):
+            answer = net(torch.zeros(shape, device=None if first is None else first.device))
+    except Exception as error:  # somebody else's net may raise anything
+        reason = (str(error) or type(error).__name__).splitlines()[0]
         raise CheckpointError(
-            f"the {what} answers {shape[-1]} classes, but {data.name} has {data.num_classes}; "
+            f"the {what} cannot take images of shape {shape[1:]}: {reason}; choose a net trained on such images"
+        ) from error
+    if not isinstance(answer, Tensor) or answer.ndim != 2:
+        raise CheckpointError(f"the {what} does not answer with logits (B, K); wrap it in a module that does")
+    if answer.shape[1] != data.num_classes:
+        raise CheckpointError(
+            f"the {what} answers {answer.shape[1]} classes, but {data.name} has {data.num_classes}; "
             "choose a net trained for the same classes"
         )
 

@@ -5,10 +5,11 @@ Nothing of ours but the errors is imported before a verb runs, so that ``--help`
 
 from __future__ import annotations
 
+import io
 import os
 import sys
 import traceback
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import Annotated, Any
 
 import typer
@@ -20,14 +21,14 @@ from undistill.errors import RecipeError, UndistillError
 
 __all__ = ["app", "main"]
 
-_UsageError = typer.BadParameter.__mro__[1]  # typer does not export it
-_SETTINGS = {"help_option_names": ["-h", "--help"]}
+_INTERRUPTED = 130
+_UsageError = typer.BadParameter.__mro__[1]  # typer has no public name for it
 
 app = typer.Typer(
     name="undistill",
-    no_args_is_help=True,
-    rich_markup_mode=None,  # importing rich would double the time of --help
-    context_settings=_SETTINGS,
+    invoke_without_command=True,
+    rich_markup_mode=None,  # rich would double the time of --help
+    context_settings={"help_option_names": ["-h", "--help"]},
     epilog="Start with: undistill demo",
 )
 app.command()(demo.demo)
@@ -42,7 +43,7 @@ app.command()(doctor.doctor)
 app.add_typer(bench.app, name="bench")
 
 
-def _version(wanted: bool) -> None:
+def _print_version(wanted: bool) -> None:
     if wanted:
         typer.echo(f"undistill {__version__}")
         raise typer.Exit
@@ -50,12 +51,15 @@ def _version(wanted: bool) -> None:
 
 @app.callback()
 def undistill(
+    context: typer.Context,
     version: Annotated[
-        bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version and exit.")
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Show the version and exit.")
     ] = False,
-    debug: Annotated[bool, typer.Option("--debug", help="Show where an error comes from; at any place.")] = False,
+    debug: Annotated[bool, typer.Option("--debug", help="Show where an error comes from; also after a verb.")] = False,
 ) -> None:
     """Make, attack and measure undistillable classifiers."""
+    if context.invoked_subcommand is None:
+        typer.echo(context.get_help())
 
 
 def main(args: Sequence[str] | None = None) -> int:
@@ -65,37 +69,53 @@ def main(args: Sequence[str] | None = None) -> int:
         args: What follows the command's name; default: ``sys.argv``.
 
     Returns:
-        The exit code; an error has been told in one line a problem by then.
+        The exit code. An error has been told by then, in one line a problem.
     """
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")  # a code page without τ is no reason to fail
     given = list(sys.argv[1:] if args is None else args)
+    command = get_command(app)
     try:
-        code = _call([arg for arg in given if arg != "--debug"])
+        found = command([arg for arg in given if arg != "--debug"], prog_name="undistill", standalone_mode=False)
+        code = found if isinstance(found, int) else 0
         sys.stdout.flush()
     except BrokenPipeError:
-        # Whoever read our output has had enough. Python flushes stdout once more at exit: let that go nowhere.
+        # Whoever read the output has had enough. Python flushes stdout once more at exit: let that go nowhere.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
-    except (Exception, KeyboardInterrupt) as error:
+    except KeyboardInterrupt:
+        code = _INTERRUPTED
+    except Exception as error:
         if "--debug" in given:
             traceback.print_exc()
         lines, code = _explain(error)
-        _complain(lines)
+        _complain(*lines)
+        return code
+    if code == _INTERRUPTED:  # what typer makes of Ctrl-C
+        _complain("interrupted")
     return code
 
 
-def _call(args: list[str]) -> int:
-    code: Any = get_command(app)(args, prog_name="undistill", standalone_mode=False)
-    if code == KeyboardInterruptCode:
-        _complain(["interrupted"])
-    return code if isinstance(code, int) else 0
-
-
-def _explain(error: BaseException) -> tuple[Iterable[str], int]:
+def _explain(error: Exception) -> tuple[Sequence[str], int]:
     """Return what to say about an error, and the exit code."""
+    if isinstance(error, RecipeError):
+        return error.problems, error.exit_code
     if isinstance(error, UndistillError):
-        return error.problems if isinstance(error, RecipeError) else [str(error)], error.exit_code
+        return [str(error)], error.exit_code
     if isinstance(error, _UsageError):
         return [_usage(error)], 2
-    if isinstance(error, KeyboardInterrupt | typer.Abort):
-        return ["interrupted"], 130
-    return [f"{type(error).__name__}: {error}", "run with --debug to see where"], 1
+    return [f"{type(error).__name__}: {error}; run with --debug to see where"], 1
+
+
+def _usage(error: Any) -> str:
+    """Return typer's complaint in one line, with where to look."""
+    path = error.ctx.command_path if error.ctx else "undistill"
+    fields = "fields of a recipe are given as key=value; " if path.split()[-1] in {"train", "defend", "attack"} else ""
+    return f"{error.format_message().rstrip('.')}; {fields}see `{path} --help`"
+
+
+def _complain(*lines: str) -> None:
+    for line in lines:
+        typer.secho("error: ", fg=typer.colors.RED, nl=False, err=True)
+        typer.echo(" ".join(line.split()), err=True)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, NonNegativeInt, model_validator
 
 __all__ = ["Training"]
 
@@ -18,7 +18,7 @@ class Training(BaseModel):
         for that choice, and the test set is only read at the end.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     epochs: int = Field(160, ge=1)
     batch_size: int = Field(128, ge=2, description="images a step; the last, smaller batch of an epoch is kept")
@@ -27,7 +27,7 @@ class Training(BaseModel):
     momentum: float = Field(0.9, ge=0, lt=1, description="SGD only; without Nesterov, as in the paper's code")
     weight_decay: float = Field(5e-4, ge=0, description="on every parameter, BatchNorm and biases too")
     schedule: Literal["step", "one_cycle", "constant"] = "step"
-    milestones: tuple[int, ...] = Field(
+    milestones: tuple[NonNegativeInt, ...] = Field(
         (), description="epochs, from 0, at whose start lr is multiplied by gamma; default: at 1/2 and 3/4 of the run"
     )
     gamma: float = Field(0.1, gt=0, le=1)

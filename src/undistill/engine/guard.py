@@ -51,14 +51,17 @@ class DivergenceGuard:
         values = torch.stack([value for *_, value in self._pending]).tolist()
         for (epoch, step, _), (loss, norm) in zip(self._pending, values, strict=True):
             if not (math.isfinite(loss) and math.isfinite(norm)):
-                what = "loss" if not math.isfinite(loss) else "gradient"
-                last = "none" if self.last_finite_loss is None else f"{self.last_finite_loss:.4g}"
-                raise DivergenceError(
-                    f"training diverged: {what} is not finite at epoch {epoch + 1}, step {step + 1} "
-                    f"(last finite loss: {last}); lower lr or the weight of the method",
-                    epoch=epoch + 1,
-                    step=step + 1,
-                    last_finite_loss=self.last_finite_loss,
-                )
+                raise self.error("loss" if not math.isfinite(loss) else "gradient", epoch + 1, step + 1)
             self.last_finite_loss = loss
         self._pending.clear()
+
+    def error(self, what: str, epoch: int, step: int) -> DivergenceError:
+        """Return the error that says what stopped being finite, and when; ``epoch`` and ``step`` count from 1."""
+        last = "none" if self.last_finite_loss is None else f"{self.last_finite_loss:.4g}"
+        return DivergenceError(
+            f"training diverged: {what} is not finite at epoch {epoch}, step {step} "
+            f"(last finite loss: {last}); lower lr or the weight of the method",
+            epoch=epoch,
+            step=step,
+            last_finite_loss=self.last_finite_loss,
+        )

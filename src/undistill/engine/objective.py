@@ -88,7 +88,7 @@ class Objective(BaseModel):
     Subclasses declare their hyperparameters as fields with ranges, and implement ``step``.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     name: ClassVar[str]  # its registered name
     paper: ClassVar[Paper | None] = None

@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 from undistill.engine.config import Training
+from undistill.errors import RecipeError
 
 __all__ = ["learning_rate", "make_optimizer"]
 
@@ -16,8 +17,14 @@ _WARM_UP, _START, _END = 0.3, 1 / 25, 1 / 25e4
 
 
 def make_optimizer(config: Training, model: nn.Module) -> torch.optim.Optimizer:
-    """Return the optimizer of ``config`` over the parameters of ``model`` that are trained."""
+    """Return the optimizer of ``config`` over the parameters of ``model`` that are trained.
+
+    Raises:
+        RecipeError: There are none.
+    """
     parameters = [p for p in model.parameters() if p.requires_grad]
+    if not parameters:
+        raise RecipeError("model: it has no parameters that require gradients, so there is nothing to train")
     if config.optimizer == "adam":
         return torch.optim.Adam(parameters, lr=config.lr, weight_decay=config.weight_decay)
     return torch.optim.SGD(parameters, lr=config.lr, momentum=config.momentum, weight_decay=config.weight_decay)

@@ -8,10 +8,9 @@ from pathlib import Path
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from undistill.engine.storage import atomic_path
+from undistill.engine.storage import write_tensors
 from undistill.errors import CheckpointError
 
 __all__ = ["Position", "TrainState"]
@@ -66,9 +65,7 @@ class TrainState:
         }
         if torch.cuda.is_available():
             tensors["random/cuda"] = torch.cuda.get_rng_state()
-        meta = {_META: json.dumps({"format": _FORMAT, **asdict(self.position)})}
-        with atomic_path(path) as temporary:
-            save_file({key: value.detach().clone().contiguous() for key, value in tensors.items()}, temporary, meta)
+        write_tensors(path, tensors, {_META: json.dumps({"format": _FORMAT, **asdict(self.position)})})
 
     def load(self, path: Path) -> None:
         """Take over a saved state.
@@ -95,6 +92,11 @@ class TrainState:
             raise CheckpointError(
                 f"cannot resume from {path}: the file is damaged ({error}); delete it to start anew"
             ) from error
+
+    @property
+    def finite(self) -> bool:
+        """Whether no weight is infinite or NaN."""
+        return all(bool(p.isfinite().all()) for p in self.model.parameters())
 
     def keep_best(self, score: float) -> None:
         """Keep the present weights as those chosen; the caller has compared the scores."""

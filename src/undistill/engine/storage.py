@@ -6,14 +6,17 @@ import errno
 import json
 import os
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from safetensors.torch import save
+from torch import Tensor
+
 from undistill.errors import RunError
 
-__all__ = ["atomic_path", "write_json", "write_text"]
+__all__ = ["append_text", "atomic_path", "write_json", "write_tensors", "write_text"]
 
 
 @contextmanager
@@ -45,6 +48,27 @@ def write_text(path: Path, text: str) -> None:
     """Write a text file atomically."""
     with atomic_path(path) as temporary:
         temporary.write_text(text, encoding="utf-8")
+
+
+def append_text(path: Path, text: str) -> None:
+    """Append to a text file.
+
+    Raises:
+        RunError: The disk is full or the file is not writable.
+    """
+    try:
+        with path.open("a", encoding="utf-8") as file:
+            file.write(text)
+    except OSError as error:
+        raise _explain(error, path) from error
+
+
+def write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: dict[str, str] | None = None) -> None:
+    """Write a safetensors file atomically."""
+    # A copy each: safetensors refuses tensors that share memory.
+    copies = {key: value.detach().cpu().clone().contiguous() for key, value in tensors.items()}
+    with atomic_path(path) as temporary:
+        temporary.write_bytes(save(copies, metadata))  # save_file would report a full disk as an error of its own
 
 
 def write_json(path: Path, value: Any) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,7 +17,7 @@ from undistill.engine.config import Training
 from undistill.engine.device import exact_arithmetic
 from undistill.engine.evaluate import Evaluation, evaluate, predict
 from undistill.engine.guard import DivergenceGuard
-from undistill.engine.interrupt import stop_on_interrupt
+from undistill.engine.interrupt import StopRequest, stop_on_interrupt
 from undistill.engine.objective import Nets, Objective, StepOutput
 from undistill.engine.optim import learning_rate, make_optimizer
 from undistill.engine.state import TrainState
@@ -128,28 +129,28 @@ class _Job:
         self.save()
 
     def run(self, monitored: Images, split: str) -> None:
-        while self.state.position.epoch < self.config.epochs:
-            self.run_epoch()
-            self.close_epoch(monitored, split)
-            self.save(only_if_due=True)
+        with stop_on_interrupt() as request:
+            while self.state.position.epoch < self.config.epochs:
+                self.run_epoch(request)
+                self.close_epoch(monitored, split)
+                self.save(only_if_due=True)
         self.save()
 
-    def run_epoch(self) -> None:
+    def run_epoch(self, request: StopRequest) -> None:
         position = self.state.position
         self.nets.model.train()
         parameters = [p for group in self.state.optimizer.param_groups for p in group["params"]]
-        with stop_on_interrupt() as request:
-            for batch in self.loader.epoch(position.epoch, start=position.step):
-                lr = learning_rate(self.config, position.epoch, position.step, len(self.loader))
-                self.add(self.update(batch, lr, parameters), len(batch.y), batch.y)
-                position.step += 1
-                position.images += len(batch.y)
-                if self.watcher is not None:
-                    self.watcher.step(position.epoch + 1, position.step, len(self.loader))
-                if request.asked:
-                    self.interrupt()
-                if self.device.type == "cpu":
-                    self.save(only_if_due=True)
+        for batch in self.loader.epoch(position.epoch, start=position.step):
+            if request.asked:
+                self.interrupt()
+            lr = learning_rate(self.config, position.epoch, position.step, len(self.loader))
+            self.add(self.update(batch, lr, parameters), len(batch.y), batch.y)
+            position.step += 1
+            position.images += len(batch.y)
+            if self.watcher is not None:
+                self.watcher.step(position.epoch + 1, position.step, len(self.loader))
+            if self.device.type == "cpu":
+                self.save(only_if_due=True)
         self.guard.check()
 
     def update(self, batch: Batch, lr: float, parameters: list[Tensor]) -> StepOutput:
@@ -196,7 +197,10 @@ class _Job:
 
     def measure(self, images: Images) -> Evaluation:
         logits = predict(self.nets.model, images, mean=self.data.mean, std=self.data.std, device=self.device)
-        return evaluate(logits, images.y)
+        found = evaluate(logits, images.y)
+        if not math.isfinite(found.nll):  # the last update broke the net, and no step came after it
+            raise self.guard.error("loss on unseen images", self.state.position.epoch, len(self.loader))
+        return found
 
     def finish(self) -> Fitted:
         position = self.state.position
@@ -224,6 +228,8 @@ class _Job:
         if only_if_due and now - self._saved_at < _SAVE_RATIO * self._save_seconds:
             return
         self.guard.check()
+        if only_if_due and not self.state.finite:
+            return  # the next step or evaluation stops the run: keep the last good state
         position = self.state.position
         position.last_finite_loss = self.guard.last_finite_loss
         position.seconds += now - self._clock

@@ -7,9 +7,9 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-from undistill.engine.storage import write_text
+from undistill.engine.storage import append_text, write_text
 from undistill.engine.train import Watcher
-from undistill.errors import MissingExtraError, RunError
+from undistill.errors import MissingExtraError
 
 __all__ = ["MetricsLog", "TensorBoard", "Watchers", "read_metrics"]
 
@@ -57,11 +57,7 @@ class MetricsLog:
         if self._next != record["epoch"]:
             kept = [old for old in read_metrics(self._path) if old["epoch"] < record["epoch"]]
             write_text(self._path, "".join(json.dumps(old) + "\n" for old in kept))
-        try:
-            with self._path.open("a", encoding="utf-8") as file:
-                file.write(json.dumps(record) + "\n")
-        except OSError as error:
-            raise RunError(f"cannot write {self._path}: {error.strerror or error}") from error
+        append_text(self._path, json.dumps(record) + "\n")
         self._next = record["epoch"] + 1
 
 

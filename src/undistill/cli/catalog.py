@@ -1,0 +1,54 @@
+"""Everything that has a name, for ``list`` and ``show``."""
+
+from __future__ import annotations
+
+import inspect
+import re
+from collections.abc import Callable, Mapping
+from typing import Any
+
+__all__ = ["KINDS", "describe", "members", "plain_doc"]
+
+KINDS = ("models", "datasets", "defenses", "attacks", "references", "recipes")
+
+
+def members(kind: str) -> Mapping[str, Any]:
+    """Return the classes and functions of one of ``KINDS`` by name; of a recipe, its name again."""
+    from undistill.attacks import ATTACKS
+    from undistill.data import DATASETS
+    from undistill.defenses import DEFENSES
+    from undistill.models import MODELS
+    from undistill.recipe import list_recipes
+    from undistill.references import REFERENCES
+
+    if kind == "recipes":
+        return {name: name for name in list_recipes()}
+    registries: dict[str, Any] = {
+        "models": MODELS,
+        "datasets": DATASETS,
+        "defenses": DEFENSES,
+        "attacks": ATTACKS,
+        "references": REFERENCES,
+    }
+    return {name: registries[kind][name] for name in registries[kind].names()}
+
+
+def describe(member: Callable[..., Any] | str) -> str:
+    """Return one line about a member."""
+    if isinstance(member, str):
+        return _describe_recipe(member)
+    line = plain_doc(member).partition("\n")[0].rstrip(".")
+    line = re.sub(r"^(Build|Return) (the )?", "", line)
+    return line[:1].upper() + line[1:]
+
+
+def plain_doc(member: Callable[..., Any]) -> str:
+    """Return the docstring without markup."""
+    return (inspect.getdoc(member) or "").replace("``", "")
+
+
+def _describe_recipe(name: str) -> str:
+    from undistill.recipe import load_recipe
+
+    recipe = load_recipe(name)
+    return f"{recipe.method} of {recipe.model} on {recipe.data}, {recipe.epochs} epochs"

@@ -1,0 +1,32 @@
+"""``undistill demo``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from undistill.cli.options import AsJson, Quiet
+from undistill.cli.report import print_report
+
+__all__ = ["demo"]
+
+
+def demo(
+    out: Annotated[Path, typer.Option(metavar="DIR", help="Folder of the runs and of the page.")] = Path(
+        "undistill-demo"
+    ),
+    seeds: Annotated[int, typer.Option(min=1, help="Repetitions, for a mean with its interval.")] = 1,
+    as_json: AsJson = False,
+    quiet: Quiet = False,
+) -> None:
+    """Defend a teacher, steal from it, look at the report.
+
+    It trains on scikit-learn's handwritten digits, needs no download and no GPU, and takes about a minute a seed.
+    """
+    from undistill.console import watch
+    from undistill.demo import demo as run_demo
+
+    page = run_demo(out, seeds=seeds, watch=(lambda recipe: None) if quiet else watch)
+    print_report(page, [out], as_json=as_json)

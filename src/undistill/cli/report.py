@@ -1,0 +1,66 @@
+"""``undistill report``."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from undistill.cli.options import AsJson, Runs
+from undistill.cli.output import print_heading, print_json
+
+__all__ = ["print_report", "report"]
+
+
+def report(
+    sources: Annotated[
+        list[Path] | None,
+        typer.Argument(metavar="RUN", help="Run folders, or folders of runs; default: all runs.", show_default=False),
+    ] = None,
+    out: Annotated[
+        Path, typer.Option(metavar="FILE.html", help="The page; the table's other forms go beside it.")
+    ] = Path("report.html"),
+    runs: Runs = None,
+    as_json: AsJson = False,
+) -> None:
+    """Write one HTML page about runs, and their table.
+
+    The table is printed, and written beside the page as Markdown, LaTeX and JSON.
+    """
+    from undistill.api import default_root
+    from undistill.report import report as write_report
+
+    given = sources or [runs or default_root()]
+    page = write_report(given, out=out)
+    print_report(page, given, as_json=as_json)
+
+
+def print_report(page: Path, runs: Sequence[Path], *, as_json: bool) -> None:
+    """Print the tables of a report and the path of its page.
+
+    Args:
+        page: The page that was written.
+        runs: What it is about.
+        as_json: Print the JSON beside the page, and the path on stderr.
+    """
+    from undistill.console import make_console
+    from undistill.report import collect, judge, make_table, to_rich
+
+    if as_json:
+        print_json(json.loads(page.with_suffix(".json").read_text(encoding="utf-8")))
+        typer.echo(page, err=True)
+        return
+    console = make_console()
+    for study in collect(runs):
+        table = make_table(study)
+        console.print(to_rich(table))
+        for note in table.notes:
+            typer.echo(note)
+        for finding in judge(study).findings:
+            typer.echo()
+            print_heading(f"{finding.subject}: {finding.headline}")
+        typer.echo()
+    typer.echo(page)
