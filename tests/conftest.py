@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch: the tests run in one process a core
-os.environ.setdefault("MPLBACKEND", "agg")
 
 import pytest
 import torch

@@ -408,7 +408,7 @@ def test_report_prints_the_table_and_the_page(made: SimpleNamespace, tmp_path: P
 
 
 def test_demo_hands_its_options_on(made: SimpleNamespace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from undistill.report import report
+    from undistill.reporting import report
 
     calls: list[tuple[Path, int]] = []
 

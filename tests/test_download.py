@@ -169,7 +169,7 @@ def test_full_disk(tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch)
         raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr(download.shutil, "copyfile", fill)
-    with pytest.raises(DataError, match="No space left on device"):
+    with pytest.raises(DataError, match="the disk is full"):
         import_file("cifar10", tmp_path / "by_hand")
     assert list((cache / "cifar10").iterdir()) == []
 

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from undistill.defenses import list_defenses
     from undistill.models import build_model, list_models
     from undistill.recipe import list_recipes
-    from undistill.report import report
+    from undistill.reporting import report
     from undistill.run import Run
     from undistill.victim import Access, Victim
 
@@ -37,7 +37,7 @@ _HOMES = {
     "list_models": "undistill.models",
     "list_recipes": "undistill.recipe",
     "load_dataset": "undistill.data",
-    "report": "undistill.report",
+    "report": "undistill.reporting",
     "train": "undistill.api",
 }
 

@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+from undistill.engine.device import single_thread
 from undistill.engine.train import Watcher
 from undistill.errors import RecipeError
 from undistill.recipe import Recipe, load_recipe
-from undistill.report import report
+from undistill.reporting import report
 from undistill.run import Workspace
 
 __all__ = ["demo", "demo_recipes"]
@@ -30,8 +31,9 @@ def demo(out: Path, *, seeds: int = 1, watch: Callable[[Recipe], Watcher | None]
     if seeds < 1:
         raise RecipeError(f"seeds: must be 1 or more, got {seeds}")
     workspace = Workspace(out / "runs", device="cpu", watch=watch)
-    runs = [workspace.run(recipe) for seed in range(seeds) for recipe in demo_recipes(seed)]
-    return report(runs, out / "report.html")
+    with single_thread():
+        runs = [workspace.run(recipe) for seed in range(seeds) for recipe in demo_recipes(seed)]
+        return report(runs, out / "report.html")
 
 
 def demo_recipes(seed: int) -> Iterator[Recipe]:

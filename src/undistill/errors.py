@@ -9,7 +9,7 @@
     ├── ShapeError                 1   tensors whose shapes do not fit each other
     ├── DataError                  3   a data set is missing, damaged or not usable
     ├── CheckpointError            1   a checkpoint is damaged, foreign or does not fit the model
-    ├── RunError                   1   a run folder is in use, not writable or belongs to another recipe
+    ├── RunError                   1   a run folder is in use or belongs to another recipe, or a file cannot be written
     ├── DivergenceError            4   the loss or a gradient stopped being finite
     └── InterruptedRunError      130   Ctrl-C; the run can be resumed
 
@@ -111,7 +111,7 @@ class CheckpointError(UndistillError):
 
 
 class RunError(UndistillError):
-    """A run folder is in use, not writable or belongs to another recipe."""
+    """A run folder is in use or belongs to another recipe, or a file cannot be written."""
 
 
 class DivergenceError(UndistillError):

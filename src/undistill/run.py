@@ -23,13 +23,13 @@ from undistill.data import load_dataset
 from undistill.data.dataset import Dataset
 from undistill.engine.device import pick_device
 from undistill.engine.objective import Frozen, Nets
-from undistill.engine.storage import write_json, write_tensors, write_text
 from undistill.engine.train import Fitted, Watcher, fit
 from undistill.engine.watchers import MetricsLog, TensorBoard, Watchers, read_metrics
 from undistill.errors import CheckpointError, DataError, RunError
 from undistill.models import build_model
 from undistill.models.checkpoints import import_checkpoint, load_weights
 from undistill.recipe import Recipe, Source, Weights, load_recipe
+from undistill.storage import write_json, write_tensors, write_text
 from undistill.victim import Victim
 
 __all__ = ["Run", "Workspace"]
@@ -81,14 +81,16 @@ class Run:
         Raises:
             RunError: The run is not finished, or its result is damaged.
         """
+        path = self.folder / _RESULT
         try:
-            return dict(json.loads((self.folder / _RESULT).read_text(encoding="utf-8")))
+            result = json.loads(path.read_text(encoding="utf-8"))
         except FileNotFoundError:
             raise RunError(f"{self.folder} is not finished; run the same command again to go on") from None
         except ValueError as error:
-            raise RunError(
-                f"{self.folder / _RESULT} is damaged ({error}); delete it and run the same command"
-            ) from error
+            raise RunError(f"{path} is damaged ({error}); delete it and run the same command") from error
+        if not isinstance(result, dict) or result.get("recipe_hash") != self.recipe.hash:
+            raise RunError(f"{path} is damaged or of another recipe; delete it and run the same command")
+        return result
 
     @property
     def accuracy(self) -> float:

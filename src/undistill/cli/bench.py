@@ -29,7 +29,7 @@ def augment(
 ) -> None:
     """Batched augmentation against a PyTorch DataLoader over PIL."""
     from undistill.bench.augment import bench_augment
-    from undistill.engine.storage import write_json
+    from undistill.storage import write_json
 
     typer.echo("measuring, about half a minute …", err=True)
     found = bench_augment(images, repeats=repeats)

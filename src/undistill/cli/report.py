@@ -31,7 +31,7 @@ def report(
     The table is printed, and written beside the page as Markdown, LaTeX and JSON.
     """
     from undistill.api import default_root
-    from undistill.report import report as write_report
+    from undistill.reporting import report as write_report
 
     given = sources or [runs or default_root()]
     page = write_report(given, out=out)
@@ -47,7 +47,7 @@ def print_report(page: Path, runs: Sequence[Path], *, as_json: bool) -> None:
         as_json: Print the JSON beside the page, and the path on stderr.
     """
     from undistill.console import make_console
-    from undistill.report import collect, judge, make_table, to_rich
+    from undistill.reporting import collect, judge, make_table, to_rich
 
     if as_json:
         print_json(json.loads(page.with_suffix(".json").read_text(encoding="utf-8")))

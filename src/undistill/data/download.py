@@ -7,13 +7,14 @@ import os
 import shutil
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 import pooch
 
-from undistill.errors import DataError, RecipeError
+from undistill.errors import DataError, RecipeError, RunError
+from undistill.storage import atomic_path
 
 __all__ = ["REMOTES", "FileStatus", "Remote", "atomic_write", "cache_dir", "fetch", "import_file", "verify"]
 
@@ -161,16 +162,11 @@ def atomic_write(target: Path) -> Iterator[Path]:
     Raises:
         DataError: The folder is not writable or the disk is full; nothing is left behind.
     """
-    partial = target.with_name(f"{target.stem}.{os.getpid()}.part{target.suffix}")
     try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        yield partial
-        partial.replace(target)
-    except OSError as error:
-        raise _cannot_write(target, error) from error
-    finally:
-        with suppress(OSError):
-            partial.unlink()
+        with atomic_path(target) as partial:
+            yield partial
+    except RunError as error:
+        raise DataError(f"{error}; UNDISTILL_CACHE moves the cache") from error
 
 
 def _cannot_write(path: Path, error: OSError) -> DataError:

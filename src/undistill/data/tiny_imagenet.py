@@ -113,8 +113,8 @@ def _decode(names: Iterable[str], read: Read, source: Path, target: Path) -> Pat
             x[row] = _pixels(name, read, source)
         arrays[f"{part}_x"] = x
         arrays[f"{part}_y"] = np.searchsorted(classes, [wnid for _, wnid in files])
-    with atomic_write(target) as partial:
-        np.savez(partial, **arrays)
+    with atomic_write(target) as partial, partial.open("wb") as file:
+        np.savez(file, **arrays)
     return target
 
 

@@ -10,8 +10,8 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
-from undistill.engine.storage import write_tensors
 from undistill.errors import CheckpointError
+from undistill.storage import write_tensors
 
 __all__ = ["Position", "TrainState"]
 
@@ -89,8 +89,10 @@ class TrainState:
             if "random/cuda" in tensors and torch.cuda.is_available():
                 torch.cuda.set_rng_state(tensors["random/cuda"])
         except (SafetensorError, OSError, KeyError, TypeError, ValueError, RuntimeError) as error:
+            reason = str(error).partition("\n")[0]
             raise CheckpointError(
-                f"cannot resume from {path}: the file is damaged ({error}); delete it to start anew"
+                f"cannot resume from {path}: the file is damaged or the net has changed ({reason}); "
+                "delete it to start anew"
             ) from error
 
     @property

@@ -7,9 +7,9 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-from undistill.engine.storage import append_text, write_text
 from undistill.engine.train import Watcher
 from undistill.errors import MissingExtraError
+from undistill.storage import append_text, write_text
 
 __all__ = ["MetricsLog", "TensorBoard", "Watchers", "read_metrics"]
 

@@ -1,0 +1,89 @@
+"""How names and numbers are written, the same way in every part of a report."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from undistill.functional import Interval, format_interval
+from undistill.methods import build_method
+from undistill.registry import Spec
+
+__all__ = ["distinguish", "join", "method_label", "model_label", "points", "signed", "value"]
+
+_SYMBOLS = {"temperature": "τ", "alpha": "α", "weight": "ω", "smoothing": "ε"}
+
+
+def method_label(spec: str) -> str:
+    """Write a method with the paper's symbols: ``kd(alpha=0.9, temperature=20.0)`` as ``kd (τ=20, α=0.9)``."""
+    method = build_method(spec)
+    args = ", ".join(f"{_SYMBOLS.get(key, key)}={_plain(given)}" for key, given in method.model_dump().items())
+    return f"{method.name} ({args})" if args else method.name
+
+
+def model_label(spec: str) -> str:
+    """Write a model; one that was handed over in Python by its class and the start of its checksum."""
+    if not spec.startswith("instance("):
+        return spec
+    given = Spec.parse(spec).kwargs
+    return f"{str(given['type']).rpartition('.')[2]} #{str(given['sha256'])[:6]}"
+
+
+def distinguish(labels: Sequence[str], details: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Add to equal labels the details in which they differ.
+
+    Args:
+        labels: One a thing.
+        details: Of each thing, nested by key.
+    """
+    flat = [_flatten(detail) for detail in details]
+    counts = Counter(labels)
+    written = []
+    for label, own in zip(labels, flat, strict=True):
+        alike = [other for name, other in zip(labels, flat, strict=True) if name == label]
+        differing = [key for key in own if any(other.get(key) != own[key] for other in alike)]
+        extra = ", ".join(f"{key}={_plain(own[key])}" for key in differing if own[key] is not None)
+        written.append(f"{label} [{extra}]" if counts[label] > 1 and extra else label)
+    return written
+
+
+def value(interval: Interval, *, with_n: bool, digits: int = 2) -> str:
+    """Write a mean with its interval, and with its number of seeds where the reader needs it."""
+    text = format_interval(interval, digits)
+    return text if with_n else text.rpartition(" (n=")[0]
+
+
+def signed(number: float, digits: int = 2) -> str:
+    """Write a difference with its sign: ``+1.20``, ``−0.40``, ``0.00``."""
+    text = f"{abs(number):.{digits}f}"
+    if float(text) == 0:
+        return text
+    return f"{'+' if number > 0 else '−'}{text}"
+
+
+def points(number: float) -> str:
+    """Write the size of a difference of percentages: ``0.4 points``."""
+    text = f"{abs(number):.1f}"
+    return f"{text} point" if text == "1.0" else f"{text} points"
+
+
+def join(parts: Sequence[str]) -> str:
+    """Write a list in prose: ``a, b and c``."""
+    if len(parts) < 2:
+        return "".join(parts)
+    return f"{', '.join(parts[:-1])} and {parts[-1]}"
+
+
+def _plain(given: Any) -> str:
+    return f"{given:g}" if isinstance(given, float) else str(given)
+
+
+def _flatten(detail: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for key, given in detail.items():
+        if isinstance(given, Mapping):
+            flat.update(_flatten(given, f"{prefix}{key}."))
+        else:
+            flat[f"{prefix}{key}"] = given
+    return flat

@@ -1,0 +1,1 @@
+"""Studies: the paper's tables and figures as graphs of runs, and the numbers it printed."""

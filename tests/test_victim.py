@@ -1,0 +1,141 @@
+"""The victim: what it gives away, what it counts, and that it never changes."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from undistill.data.loader import normalize
+from undistill.errors import AccessError, UndistillError
+from undistill.models import build_model
+from undistill.victim import Access, Victim
+
+CLASSES = 10
+
+
+@pytest.fixture
+def net() -> nn.Module:
+    """A net with BatchNorm and dropout that has seen some images."""
+    model = build_model("cnn(channels=4, dropout=0.5)", num_classes=CLASSES, in_channels=3, image_size=8, seed=0)
+    model.train()
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        model(torch.randn(64, 3, 8, 8))
+    return model
+
+
+def images(n: int = 7) -> Tensor:
+    return torch.randn(n, 3, 8, 8, generator=torch.Generator().manual_seed(1))
+
+
+def test_levels_are_ordered():
+    assert [str(access) for access in sorted(Access)] == ["labels", "probs", "logits", "features", "gradients"]
+
+
+def test_answers_are_the_nets(net: nn.Module):
+    x = images()
+    expected = net.eval()(x).detach()
+    victim = Victim(net, access=Access.GRADIENTS)
+    torch.testing.assert_close(victim.logits(x), expected, rtol=0, atol=0)
+    torch.testing.assert_close(victim.probs(x), torch.softmax(expected, 1), rtol=0, atol=0)
+    assert victim.labels(x).tolist() == expected.argmax(1).tolist()
+    assert victim.labels(x).dtype == torch.int64
+
+
+def test_half_precision_answers_are_float32(net: nn.Module):
+    victim = Victim(net.half(), access=Access.LOGITS)
+    assert victim.logits(images().half()).dtype == torch.float32
+    assert victim.probs(images().half()).dtype == torch.float32
+
+
+@pytest.mark.parametrize("access", Access)
+def test_only_what_is_given_away(net: nn.Module, access: Access):
+    victim = Victim(net, access=access)
+    for needed, ask in ((Access.LABELS, victim.labels), (Access.PROBS, victim.probs), (Access.LOGITS, victim.logits)):
+        before = victim.queries
+        if needed <= access:
+            assert len(ask(images())) == 7
+            assert victim.queries == before + 7
+        else:
+            with pytest.raises(AccessError, match=f"the victim gives {access}, not {needed}"):
+                ask(images())
+            assert victim.queries == before  # what was refused was not asked
+
+
+@pytest.mark.parametrize("access", Access)
+def test_require(net: nn.Module, access: Access):
+    victim = Victim(net, access=access)
+    for needed in Access:
+        if needed <= access:
+            victim.require(needed, "kd")
+        else:
+            with pytest.raises(AccessError) as caught:
+                victim.require(needed, "kd")
+            assert str(caught.value) == (
+                f"attack 'kd' needs the victim's {needed}, but it gives {access}; choose an attack that needs no more "
+                f"than {access}, or declare access={needed}"
+            )
+            assert caught.value.exit_code == 2
+            assert isinstance(caught.value, UndistillError)
+    assert victim.queries == 0
+
+
+def test_default_is_logits(net: nn.Module):
+    assert Victim(net).access == Access.LOGITS
+
+
+def test_queries_are_images(net: nn.Module):
+    victim = Victim(net)
+    for n in (3, 1, 5):
+        victim.labels(images(n))
+        victim.logits(images(n))
+    assert victim.queries == 2 * (3 + 1 + 5)
+
+
+def test_renormalization(net: nn.Module):
+    """The thief's images are normalized with other numbers than those that the victim was trained with."""
+    pixels = torch.randint(0, 256, (7, 3, 8, 8), dtype=torch.uint8, generator=torch.Generator().manual_seed(2))
+    own = ((0.49, 0.48, 0.45), (0.25, 0.24, 0.26))
+    thief = ((0.5, 0.4, 0.3), (0.2, 0.3, 0.1))
+    expected = net.eval()(normalize(pixels, *own)).detach()
+    victim = Victim(net, trained_on=own, queried_with=thief)
+    torch.testing.assert_close(victim.logits(normalize(pixels, *thief)), expected, rtol=1e-4, atol=1e-4)
+    naive = Victim(net).logits(normalize(pixels, *thief))
+    assert float((naive - expected).abs().max()) > 0.01  # it matters
+    same = Victim(net, trained_on=own, queried_with=own)
+    torch.testing.assert_close(same.logits(normalize(pixels, *own)), expected, rtol=0, atol=0)
+
+
+def test_policy_is_applied_to_every_answer(net: nn.Module):
+    def reversed_classes(logits: Tensor) -> Tensor:
+        assert logits.dtype == torch.float32
+        return -logits
+
+    x = images()
+    expected = -net.eval()(x).detach()
+    victim = Victim(net, policy=reversed_classes)
+    torch.testing.assert_close(victim.logits(x), expected)
+    torch.testing.assert_close(victim.probs(x), torch.softmax(expected, 1))
+    assert victim.labels(x).tolist() == expected.argmax(1).tolist()
+
+
+def test_frozen(net: nn.Module):
+    assert net.training
+    victim = Victim(net)
+    before = {key: value.clone() for key, value in net.state_dict().items()}
+    x = images().requires_grad_(True)
+    answers = [victim.logits(x), victim.probs(x), victim.logits(x)]
+    assert not any(answer.requires_grad for answer in answers)
+    assert torch.equal(answers[0], answers[2])  # no dropout
+    assert not any(module.training for module in net.modules())
+    assert not any(p.requires_grad for p in net.parameters())
+    assert all(torch.equal(value, before[key]) for key, value in net.state_dict().items())
+
+
+def test_answers_can_be_saved_by_a_graph(net: nn.Module):
+    """Outputs of inference mode could not be: a loss that multiplies by them would raise."""
+    student = build_model("mlp(hidden=(8,))", num_classes=CLASSES, in_channels=3, image_size=8, seed=1)
+    loss = (Victim(net).logits(images()) * student(images())).sum()
+    loss.backward()
+    assert all(p.grad is not None for p in student.parameters())
