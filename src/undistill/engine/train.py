@@ -102,7 +102,7 @@ def fit(
     with exact_arithmetic(), torch.random.fork_rng(enabled=True):
         torch.manual_seed(config.seed)  # dropout and the like; order and augmentation have generators of their own
         job.resume()
-        job.run(monitored, split)
+        job.run(monitored.to(device), split)
         return job.finish()
 
 
@@ -167,14 +167,13 @@ class _Job:
         """Add one step to the sums of the epoch, on the device: nothing here waits for a result."""
         correct = (output.logits.detach().argmax(dim=1) == labels).sum()
         terms = {"loss": output.loss, **output.logs}
-        found = {"images": labels.new_tensor(size), "correct": correct}
-        found.update({name: value.detach().double() * size for name, value in terms.items()})
+        found = {"correct": correct, **{name: value.detach().double() * size for name, value in terms.items()}}
         for name, value in found.items():
             self.state.sums[name] = self.state.sums[name] + value if name in self.state.sums else value
 
     def close_epoch(self, monitored: Images, split: str) -> None:
         position, sums = self.state.position, {key: float(value) for key, value in self.state.sums.items()}
-        images, correct = sums.pop("images"), sums.pop("correct")
+        images, correct = len(self.loader.y), sums.pop("correct")
         rate = learning_rate(self.config, position.epoch, position.step - 1, len(self.loader))
         position.epoch, position.step, self.state.sums = position.epoch + 1, 0, {}
         position.last_finite_loss = self.guard.last_finite_loss
