@@ -339,14 +339,22 @@ def test_guard_waits_on_an_accelerator():
     assert fresh.last_finite_loss == 3.0
 
 
-@pytest.mark.parametrize("lr", [1e20, 1e39])  # the second one makes infinite weights at once
+@pytest.mark.parametrize("lr", [1e20, 3e38])  # the second one is next to the largest float32
 @pytest.mark.parametrize("model", ["mlp(hidden=(16,), relu_logits=False)", "cnn(channels=4)"])
 def test_diverging_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, lr: float, model: str):
     monkeypatch.setattr("undistill.engine.train._SAVE_RATIO", 0)  # a save after every step
     path = tmp_path / "state.safetensors"
     config = SHORT.model_copy(update={"lr": lr, "schedule": "constant"})
+
+    class Steep(Objective):
+        name = "steep"
+
+        def step(self, batch: Batch, nets: Nets) -> StepOutput:
+            logits = nets.model(batch.x)
+            return StepOutput(100 * F.cross_entropy(logits, batch.y), logits)
+
     with pytest.raises(DivergenceError, match="training diverged") as caught:
-        fit(build_method("ce"), Nets(net(model)), data(), config, device=CPU, state_path=path)
+        fit(Steep(), Nets(net(model)), data(), config, device=CPU, state_path=path)
     error = caught.value
     assert error.last_finite_loss is not None
     assert math.isfinite(error.last_finite_loss)
