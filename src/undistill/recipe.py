@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Mapping, Set
+from collections.abc import Callable, Iterable, Mapping, Set
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -15,7 +15,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 from pydantic_core import PydanticCustomError
 
 from undistill.attacks import Attack
-from undistill.data import check_dataset_spec
+from undistill.data import check_dataset_spec, parse_dataset_spec
 from undistill.defenses import Defense
 from undistill.engine.config import Training
 from undistill.engine.objective import Objective
@@ -61,7 +61,7 @@ class Weights(BaseModel):
     @field_validator("model", mode="before")
     @classmethod
     def _model(cls, value: Any) -> str:
-        return _checked(value, check_model_spec)
+        return _checked(value, Spec.parse, check_model_spec)
 
 
 @dataclass(frozen=True)
@@ -120,12 +120,12 @@ class Recipe(Training):
     @field_validator("data", mode="before")
     @classmethod
     def _data(cls, value: Any) -> str:
-        return _checked(value, check_dataset_spec)
+        return _checked(value, parse_dataset_spec, check_dataset_spec)
 
     @field_validator("model", mode="before")
     @classmethod
     def _model(cls, value: Any) -> str:
-        return _checked(value, check_model_spec)
+        return _checked(value, Spec.parse, check_model_spec)
 
     @field_validator("method", mode="before")
     @classmethod
@@ -297,7 +297,7 @@ def _changed(base: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
     for key in ("data", "model", "method"):
         change = changes.get(key)
         if isinstance(change, Mapping) and "name" not in change and key in base:
-            merged[key] = {**_mapping(base[key]), **change}
+            merged[key] = {**_mapping(key, base[key]), **change}
     return merged
 
 
@@ -320,7 +320,7 @@ def _assign(fields: dict[str, Any], path: tuple[str, ...], value: Any) -> None:
     for key in path[:-1]:
         inner = fields.get(key)
         if isinstance(inner, str):
-            inner = {"recipe": inner} if key in {"victim", "adversary"} else _mapping(inner)
+            inner = {"recipe": inner} if key in {"victim", "adversary"} else _mapping(key, inner)
         if inner is not None and not isinstance(inner, Mapping):
             raise RecipeError(f"{'.'.join(path)}: {key!r} is {inner!r}, which has no fields; write {key}=value")
         fields[key] = dict(inner or {})
@@ -328,8 +328,9 @@ def _assign(fields: dict[str, Any], path: tuple[str, ...], value: Any) -> None:
     fields[path[-1]] = value
 
 
-def _mapping(spec: str | Mapping[str, Any]) -> dict[str, Any]:
-    parsed = Spec.parse(spec)
+def _mapping(key: str, spec: str | Mapping[str, Any]) -> dict[str, Any]:
+    """Return the spec under ``data``, ``model`` or ``method`` as a mapping, to change single arguments of it."""
+    parsed = parse_dataset_spec(spec) if key == "data" else Spec.parse(spec)
     return {"name": parsed.name, **parsed.kwargs}
 
 
@@ -403,11 +404,11 @@ def _needs_adversary(method: Any) -> bool:
     return isinstance(found, Defense) and found.needs_adversary
 
 
-def _checked(value: Any, check: Any) -> str:
+def _checked(value: Any, parse: Callable[..., Spec], check: Callable[[str], list[str]]) -> str:
     if isinstance(value, str) and value.startswith(_INSTANCE):
         return value
     try:
-        spec = value if isinstance(value, str) and _is_path(value) else str(Spec.parse(value))
+        spec = str(parse(value))
         problems = check(spec)
     except RecipeError as error:
         raise several(error) from error
@@ -421,10 +422,6 @@ def _in_order(fields: dict[str, Any]) -> dict[str, Any]:
     first: dict[str, Any] = {key: fields[key] for key in ("name", "data", "model", "method") if key in fields}
     nets: dict[str, Any] = {key: _in_order(fields[key]) for key in ("adversary", "victim") if key in fields}
     return {**first, **{key: value for key, value in fields.items() if key not in nets}, **nets}
-
-
-def _is_path(value: str) -> bool:
-    return value.endswith(".npz") or "/" in value.partition("(")[0]
 
 
 def _content(fields: Mapping[str, Any], drop: tuple[str, ...] = ()) -> dict[str, Any]:

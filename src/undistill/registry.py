@@ -10,6 +10,7 @@ import ast
 import importlib
 import pkgutil
 import re
+import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from importlib.metadata import entry_points
@@ -139,4 +140,9 @@ class Registry(Generic[T]):
         for module in pkgutil.iter_modules(package.__path__):
             importlib.import_module(f"{self.package}.{module.name}")
         for entry in entry_points(group=self.package):
-            self.register(entry.name)(entry.load())
+            try:
+                member = entry.load()
+            except Exception as error:  # somebody else's package must not take ours down
+                warnings.warn(f"{self.kind} {entry.name!r} of another package cannot be loaded: {error}", stacklevel=2)
+            else:
+                self.register(entry.name)(member)

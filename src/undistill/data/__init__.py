@@ -30,6 +30,7 @@ __all__ = [
     "import_file",
     "list_datasets",
     "load_dataset",
+    "parse_dataset_spec",
     "register_dataset",
     "verify",
 ]
@@ -71,14 +72,14 @@ def load_dataset(spec: str | Path | Mapping[str, Any] | Spec) -> Dataset:
     problems = check_dataset_spec(spec)
     if problems:
         raise RecipeError(problems)
-    parsed = _parse(spec)
+    parsed = parse_dataset_spec(spec)
     return _load(str(parsed), _stamp(parsed))
 
 
 def check_dataset_spec(spec: str | Path | Mapping[str, Any] | Spec) -> list[str]:
     """Return what is wrong with a spec, one line a problem, without loading anything."""
     try:
-        parsed = _parse(spec)
+        parsed = parse_dataset_spec(spec)
         factory = DATASETS[parsed.name]
     except RecipeError as error:
         return list(error.problems)
@@ -107,7 +108,12 @@ def _is_count(value: object) -> bool:
     return value is None or (isinstance(value, int) and not isinstance(value, bool) and value > 0)
 
 
-def _parse(spec: str | Path | Mapping[str, Any] | Spec) -> Spec:
+def parse_dataset_spec(spec: str | Path | Mapping[str, Any] | Spec) -> Spec:
+    """Return the spec that a name, a spec or a bare path stands for; nothing is loaded.
+
+    Raises:
+        RecipeError: It is none of these, or a path where there is nothing.
+    """
     if isinstance(spec, str | Path) and str(spec) not in DATASETS:
         if str(spec).endswith(".npz"):
             return Spec("npz", {"path": str(spec)})
