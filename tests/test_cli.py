@@ -26,7 +26,7 @@ from undistill.cli import main
 from undistill.console import make_console, watch
 from undistill.recipe import make_recipe
 
-VERBS = ("demo", "train", "defend", "attack", "report", "list", "show", "data", "doctor", "bench")
+VERBS = ("demo", "train", "defend", "attack", "report", "list", "show", "data", "doctor", "bench", "reproduce")
 TINY = ("data=digits", "model=cnn(channels=4)", "epochs=2", "lr=0.05")
 
 
