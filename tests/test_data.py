@@ -17,7 +17,15 @@ import pytest
 import torch
 from PIL import Image
 
-from undistill.data import Dataset, Images, Remote, check_dataset_spec, list_datasets, load_dataset
+from undistill.data import (
+    Dataset,
+    Images,
+    Remote,
+    check_dataset_spec,
+    list_datasets,
+    load_dataset,
+    parse_dataset_spec,
+)
 from undistill.data.dataset import channel_stats, stratified_split
 from undistill.data.download import REMOTES
 from undistill.errors import DataError, RecipeError, UnknownNameError
@@ -287,6 +295,19 @@ class TestSpecs:
         assert load_dataset(str(path)) is first
         assert load_dataset({"name": "npz", "path": path}) is first
 
+    def test_one_path_is_one_spec(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.chdir(tmp_path)
+        (tmp_path / "imgs").mkdir()
+        files = ["five.npz", "./five.npz", Path("./five.npz"), "npz(path='.//five.npz')"]
+        files += [{"name": "npz", "path": Path("five.npz")}]
+        assert {str(parse_dataset_spec(spec)) for spec in files} == {"npz(path='five.npz')"}
+        folders = ["./imgs", "imgs/", "image_folder(path='imgs/')"]
+        assert {str(parse_dataset_spec(spec)) for spec in folders} == {"image_folder(path='imgs')"}
+        assert str(parse_dataset_spec("tiny_imagenet(path='/a//b/')")) == "tiny_imagenet(path='/a/b')"
+
+    def test_the_parent_of_a_link_stays(self) -> None:
+        assert parse_dataset_spec("link/../five.npz").kwargs["path"] == "link/../five.npz"
+
     def test_a_changed_file_is_read_again(self, tmp_path: Path) -> None:
         path = save(tmp_path / "a.npz", arrays())
         first = load_dataset(path)
@@ -353,6 +374,16 @@ class TestNpz:
         with pytest.raises(DataError, match=message):
             load_dataset(save(tmp_path / "a.npz", arrays() | changes))
 
+    def test_labels_with_a_gap_need_names(self, tmp_path: Path) -> None:
+        data = arrays(classes=2)
+        data |= {part: data[part] * 1_000_000 for part in ("train_y", "test_y")}
+        with pytest.raises(DataError, match=r"no training image of class 1, but labels up to 1000000; .* 'classes'"):
+            load_dataset(save(tmp_path / "a.npz", data))
+        gap = arrays(classes=2)
+        gap |= {part: gap[part] * 2 for part in ("train_y", "test_y")}
+        loaded = load_dataset(save(tmp_path / "b.npz", gap | {"classes": np.array(list("wxyz"))}))
+        assert loaded.classes == ("w", "x", "y", "z")
+
     def test_missing_file(self, tmp_path: Path) -> None:
         with pytest.raises(DataError, match="there is no file"):
             load_dataset(tmp_path / "none.npz")
@@ -369,8 +400,9 @@ class TestNpz:
                 return marker.touch, ()
 
         path = save(tmp_path / "a.npz", arrays() | {"classes": np.array([Bomb()] * 4, dtype=object)})
-        with pytest.raises(DataError, match="without pickle"):
+        with pytest.raises(DataError, match="without pickle") as caught:
             load_dataset(path)
+        assert "allow_pickle" not in str(caught.value)
         assert not marker.exists()
 
     @pytest.mark.parametrize("kind", ["truncated", "altered", "garbage", "empty", "npy"])

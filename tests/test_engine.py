@@ -363,7 +363,7 @@ def test_diverging_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, lr: floa
     tensors = load_file(path)
     assert all(bool(value.isfinite().all()) for key, value in tensors.items() if key.startswith("model/"))
     fresh = net(model)
-    good = TrainState(fresh, make_optimizer(config, fresh))
+    good = TrainState(fresh, make_optimizer(config, fresh), torch.device("cpu"))
     good.load(path)
     assert (good.position.epoch, good.position.step) < (error.epoch - 1, error.step)
 
@@ -626,13 +626,13 @@ def test_write_json_and_tensors(tmp_path: Path):
 def test_state_of_another_net_is_refused(tmp_path: Path):
     path = tmp_path / "state.safetensors"
     small, large = net("cnn(channels=4)"), net("cnn(channels=8)")
-    TrainState(small, make_optimizer(SHORT, small)).save(path)
+    TrainState(small, make_optimizer(SHORT, small), torch.device("cpu")).save(path)
     with pytest.raises(CheckpointError, match=r"cannot resume from .*the net has changed.*start anew") as caught:
-        TrainState(large, make_optimizer(SHORT, large)).load(path)
+        TrainState(large, make_optimizer(SHORT, large), torch.device("cpu")).load(path)
     assert "\n" not in str(caught.value)
     path.write_bytes(b"no safetensors")
     with pytest.raises(CheckpointError, match="the file is damaged"):
-        TrainState(small, make_optimizer(SHORT, small)).load(path)
+        TrainState(small, make_optimizer(SHORT, small), torch.device("cpu")).load(path)
 
 
 # --- signals and devices
@@ -650,6 +650,21 @@ def test_stop_on_interrupt_restores_the_handlers():
     with pytest.raises(ZeroDivisionError), stop_on_interrupt():
         1 / 0  # noqa: B018
     assert {number: signal.getsignal(number) for number in before} == before
+
+
+def test_a_handler_of_another_language_becomes_the_default(monkeypatch: pytest.MonkeyPatch):
+    """Python returns None for a handler that it did not install, and takes no None back."""
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    install = signal.signal
+    try:
+        with monkeypatch.context() as patch:
+            patch.setattr(signal, "signal", lambda number, handler: (install(number, handler), None)[1])
+            with stop_on_interrupt():
+                pass
+        assert {signal.getsignal(number) for number in before} == {signal.SIG_DFL}
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def test_training_in_a_thread():
@@ -686,13 +701,18 @@ def test_devices(monkeypatch: pytest.MonkeyPatch):
 
 
 def test_exact_arithmetic_puts_the_settings_back():
-    matmul, cudnn = torch.backends.cuda.matmul, torch.backends.cudnn
-    before = matmul.allow_tf32, cudnn.allow_tf32, cudnn.deterministic
-    matmul.allow_tf32 = cudnn.allow_tf32 = True
+    """Through torch's present settings, which cannot be mixed with the older ``allow_tf32``."""
+    before = torch.backends.cuda.matmul.fp32_precision
+    torch.backends.cuda.matmul.fp32_precision = "tf32"
     try:
-        with contextlib.suppress(KeyError), exact_arithmetic():
-            assert (matmul.allow_tf32, cudnn.allow_tf32, cudnn.deterministic) == (False, False, True)
+        with contextlib.suppress(KeyError), exact_arithmetic(torch.device("cuda")):
+            assert torch.backends.cuda.matmul.fp32_precision == "ieee"
+            assert torch.backends.cudnn.conv.fp32_precision == "ieee"
+            assert torch.backends.cudnn.deterministic
             raise KeyError
-        assert (matmul.allow_tf32, cudnn.allow_tf32, cudnn.deterministic) == (True, True, before[2])
+        assert torch.backends.cuda.matmul.fp32_precision == "tf32"
+        assert not torch.backends.cudnn.deterministic
+        with exact_arithmetic(torch.device("cpu")):
+            assert torch.backends.cuda.matmul.fp32_precision == "tf32"
     finally:
-        matmul.allow_tf32, cudnn.allow_tf32, _ = before
+        torch.backends.cuda.matmul.fp32_precision = before

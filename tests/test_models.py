@@ -277,7 +277,10 @@ def make(num_classes, image_size, depth=1):
     return nn.Sequential(nn.Flatten(1), *layers, nn.Linear(3 * image_size**2, num_classes))
 
 def anything(**kwargs):
-    return make(kwargs["num_classes"], kwargs["image_size"])
+    raise SystemExit("called")
+
+def with_options(num_classes, **kwargs):
+    return make(num_classes, kwargs["image_size"])
 
 def needs(num_classes, depth):
     return None
@@ -328,7 +331,7 @@ def test_module_and_callable(nets: str) -> None:
     path = list(sys.path)
     model = build_model("own_nets:make(depth=2)", **SHAPE, seed=0)
     assert [m.out_features for m in model if isinstance(m, nn.Linear)] == [3072, 3072, 10]
-    assert build_model({"name": "own_nets:anything"}, **SHAPE)(torch.rand(2, 3, 32, 32)).shape == (2, 10)
+    assert build_model({"name": "own_nets:with_options"}, **SHAPE)(torch.rand(2, 3, 32, 32)).shape == (2, 10)
     net = build_model(Spec("own_nets:Net"), **SHAPE)
     assert net.training
     assert not net.get_submodule("frozen").training
@@ -355,6 +358,20 @@ def test_bad_callables(nets: str, spec: str, message: str) -> None:
     with pytest.raises(RecipeError, match=message) as caught:
         build_model(spec, **SHAPE)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("call", ["os:system(command={!r})", "subprocess:run(args={!r}, shell=True)"])
+def test_a_spec_runs_no_commands(tmp_path: Path, call: str) -> None:
+    marker = tmp_path / "executed"
+    with pytest.raises(RecipeError, match=r"was not called: expected a subclass of torch\.nn\.Module, or a function"):
+        build_model(call.format(f"touch {marker}"), **SHAPE)
+    assert not marker.exists()
+
+
+@pytest.mark.parametrize("name", ["anything", "nn.functional.relu"])
+def test_only_what_builds_models_is_called(nets: str, name: str) -> None:
+    with pytest.raises(RecipeError, match="a parameter named num_classes"):
+        build_model(f"own_nets:{name}", **SHAPE)
 
 
 @pytest.mark.parametrize(

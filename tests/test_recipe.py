@@ -505,3 +505,16 @@ def test_weights_given_as_a_recipe(tmp_path: Path):
 def test_unknown_recipe_has_its_own_error():
     with pytest.raises(UnknownNameError, match=r"did you mean 'paper/cifar10/resnet18'"):
         load_recipe("paper/cifar10/resnet81")
+
+
+@pytest.mark.parametrize("epochs", [1, 2, 3, 7])
+def test_yaml_of_any_schedule_is_the_same_recipe(epochs: int):
+    recipe = make_recipe({"data": "digits", "model": "cnn", "epochs": epochs})
+    assert make_recipe(yaml.safe_load(recipe.to_yaml())).hash == recipe.hash
+    assert 0 not in recipe.milestones
+
+
+@pytest.mark.parametrize("value", [3.0, "3", True])
+def test_epochs_are_whole_numbers(value: object):
+    with pytest.raises(RecipeError, match="epochs: must be a valid integer"):
+        make_recipe({"data": "digits", "model": "cnn", "epochs": value})

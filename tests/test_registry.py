@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import importlib.metadata
 import sys
+import threading
+import time
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -154,6 +156,36 @@ def test_entry_point_of_a_taken_name(plugins: Path, monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr("undistill.registry.entry_points", lambda group: [entry])
     with pytest.raises(RecipeError, match="'square' is registered twice"):
         shapes().names()
+
+
+def test_a_failed_import_leaves_no_partial_registry(plugins: Path):
+    (plugins / "triangle.py").write_text("import there_is_no_such_module\n")
+    found = shapes()
+    for _ in range(2):
+        with pytest.raises(ModuleNotFoundError):
+            found.names()
+    (plugins / "triangle.py").write_text("# mended: another size than before, so no stale bytecode\n")
+    assert found.names() == ("square",)
+
+
+def test_another_thread_waits_for_the_whole_registry(plugins: Path):
+    (plugins / "a_slow_one.py").write_text("import time\ntime.sleep(0.3)\n")  # imported before square
+    found, seen = shapes(), []
+    threads = [threading.Thread(target=lambda: seen.append(found.names())) for _ in range(2)]
+    for thread in threads:
+        thread.start()
+        time.sleep(0.05)
+    for thread in threads:
+        thread.join()
+    assert seen == [("square",)] * 2
+
+
+def test_a_member_may_look_up_names_while_it_is_imported(plugins: Path):
+    (plugins / "triangle.py").write_text(
+        "from shapes_for_test import SHAPES\nSEEN = SHAPES.names()\nSHAPES.register('triangle')(3)\n"
+    )
+    assert shapes().names() == ("square", "triangle")
+    assert sys.modules["shapes_for_test.triangle"].SEEN == ("square",)
 
 
 def test_unknown_name(plugins: Path):

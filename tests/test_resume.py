@@ -9,6 +9,7 @@ import sys
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from undistill.errors import CheckpointError, InterruptedRunError
@@ -109,3 +110,36 @@ def test_finished_run_is_not_trained_again(tmp_path: Path):
     second = Workspace(tmp_path, watch=never).run(recipe())
     assert second.result == first.result
     assert (second.folder / "model.safetensors").stat().st_mtime_ns == stamp
+
+
+def test_interrupt_in_the_last_epoch_stops_the_chain(tmp_path: Path):
+    """The victim's run ends, but its thief, which comes next, must not start."""
+
+    class AtTheEnd(InterruptAt):
+        def step(self, epoch: int, step: int, steps: int) -> None:
+            pass
+
+        def epoch(self, record: dict) -> None:
+            if record["epoch"] == 4:
+                signal.raise_signal(signal.SIGINT)
+
+    wanted = recipe(method="kd", victim=BASE, epochs=1)
+    with pytest.raises(InterruptedRunError, match="the end of the last epoch"):
+        Workspace(tmp_path, watch=lambda r: AtTheEnd(0) if r.kind == "reference" else None).run(wanted)
+    assert not list(tmp_path.glob("kd-*/metrics.jsonl"))
+    assert Workspace(tmp_path).run(wanted).finished
+
+
+def test_state_of_other_images_is_refused(tmp_path: Path):
+    def write(seed: int) -> None:
+        images = np.random.default_rng(seed).integers(0, 255, (200, 8, 8), np.uint8)
+        labels = np.arange(200) % 4
+        np.savez(tmp_path / "x.npz", train_x=images, train_y=labels, test_x=images, test_y=labels)
+
+    write(0)
+    wanted = recipe(data=str(tmp_path / "x.npz"))
+    with pytest.raises(InterruptedRunError):
+        Workspace(tmp_path, watch=lambda r: InterruptAt(3)).run(wanted)
+    write(1)
+    with pytest.raises(CheckpointError, match="was trained with other images"):
+        Workspace(tmp_path).run(wanted)

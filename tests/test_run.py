@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import math
 import os
@@ -33,6 +34,7 @@ from undistill.errors import (
     RecipeError,
     RunError,
     ShapeError,
+    UndistillError,
 )
 from undistill.models import build_model
 from undistill.recipe import Recipe, Weights, load_recipe, make_recipe
@@ -435,7 +437,9 @@ def test_victim_of_another_data_set(tmp_path: Path):
         test_y=full.test.y.numpy()[keep_test],
     )
     seven = train(data=str(path), model=CNN, epochs=1, runs=tmp_path / "runs")
-    with pytest.raises(CheckpointError, match="the victim answers 7 classes, but digits has 10"):
+    with pytest.raises(
+        CheckpointError, match=r"the victim is trained on seven \(7 classes .* which does not fit digits"
+    ):
         attack(victim=seven, data=DATA, model=MLP, epochs=1, runs=tmp_path / "runs")
 
 
@@ -448,7 +452,7 @@ def test_model_that_does_not_fit(tmp_path: Path):
     with pytest.raises(RecipeError, match="hidden must be a list of whole numbers from 1 up"):
         train(data=DATA, model="mlp(hidden=(0,))", epochs=1, runs=tmp_path)
     (tmp_path / "seven.py").write_text(
-        "from torch import nn\nseven = lambda: nn.Sequential(nn.Flatten(), nn.Linear(64, 7))\n"
+        "from torch import nn\ndef seven(num_classes):\n    return nn.Sequential(nn.Flatten(), nn.Linear(64, 7))\n"
     )
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(tmp_path)
@@ -709,3 +713,59 @@ def test_tensorboard_beside_the_run(tmp_path: Path):
     run = train(**{**BASE, "epochs": 1}, tensorboard=True, runs=tmp_path)
     assert files(run.folder) == {*FILES, "tensorboard"}
     assert run.folder.name == recipe(epochs=1).folder_name
+
+
+def test_data_sets_that_differ_in_normalization_only_are_different(tmp_path: Path):
+    data = undistill.load_dataset("digits(subset=100, test_subset=50)")
+    other = dataclasses.replace(data, mean=(0.9,), std=(0.01,))
+    runs = [undistill.train(data=d, model="cnn(channels=4)", epochs=1, runs=tmp_path) for d in (data, other)]
+    assert runs[0].folder != runs[1].folder
+
+
+@pytest.mark.parametrize(
+    ("model", "message"),
+    [
+        (nn.Sequential(nn.Flatten(), nn.Linear(64, 5)), r"\(2, 5\)"),
+        (nn.Sequential(nn.Flatten(), nn.Linear(63, 10)), "64"),
+    ],
+)
+def test_module_that_does_not_fit_is_refused(tmp_path: Path, model: nn.Module, message: str):
+    with pytest.raises(UndistillError, match=message):
+        undistill.train(data="digits(subset=100, test_subset=50)", model=model, epochs=1, runs=tmp_path)
+
+
+def test_a_bad_student_costs_no_victim(tmp_path: Path):
+    with pytest.raises(UndistillError):
+        undistill.attack(
+            victim={"data": "digits", "model": "cnn(channels=4)", "epochs": 1},
+            model="nosuch_module:net",
+            runs=tmp_path,
+        )
+    assert not list(tmp_path.glob("*/result.json"))
+    with pytest.raises(CheckpointError, match="choose one for the same images and classes"):
+        undistill.attack(
+            victim={"data": "digits", "model": "cnn(channels=4)", "epochs": 1},
+            data=_three_classes(tmp_path),
+            model="cnn(channels=4)",
+            runs=tmp_path,
+        )
+    assert not list(tmp_path.glob("*/result.json"))
+
+
+def _three_classes(folder: Path) -> str:
+    images = np.random.default_rng(0).integers(0, 255, (60, 8, 8), np.uint8)
+    np.savez(folder / "three.npz", train_x=images, train_y=np.arange(60) % 3, test_x=images, test_y=np.arange(60) % 3)
+    return str(folder / "three.npz")
+
+
+def test_victim_with_broken_weights_is_refused(tmp_path: Path):
+    model = undistill.build_model("cnn(channels=4)", num_classes=10, in_channels=1, image_size=8)
+    torch.save({key: value * torch.nan for key, value in model.state_dict().items()}, tmp_path / "nan.pt")
+    with pytest.raises(CheckpointError, match="answers NaN or infinity"):
+        undistill.attack(
+            victim={"checkpoint": str(tmp_path / "nan.pt"), "model": "cnn(channels=4)"},
+            data="digits(subset=100, test_subset=50)",
+            model="cnn(channels=4)",
+            method="hard_label",
+            runs=tmp_path / "runs",
+        )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from undistill.data.loader import normalize
 from undistill.errors import AccessError, UndistillError
@@ -105,6 +106,33 @@ def test_renormalization(net: nn.Module):
     assert float((naive - expected).abs().max()) > 0.01  # it matters
     same = Victim(net, trained_on=own, queried_with=own)
     torch.testing.assert_close(same.logits(normalize(pixels, *own)), expected, rtol=0, atol=0)
+
+
+class Copies(TorchDispatchMode):
+    """Counts copies to another device or type."""
+
+    count = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        self.count += func is torch.ops.aten._to_copy.default
+        return func(*args, **(kwargs or {}))
+
+
+def test_normalization_moves_once_per_device(net: nn.Module):
+    victim = Victim(net.to("meta"), trained_on=((0.0,) * 3, (1.0,) * 3), queried_with=((0.5,) * 3, (0.2,) * 3))
+    with Copies() as first:
+        victim.logits(images().to("meta"))
+    x = images().to("meta")
+    with Copies() as second:
+        victim.logits(x)
+    assert (first.count, second.count) == (3, 0)  # the images, scale and shift
+
+
+def test_normalization_keeps_half_precision(net: nn.Module):
+    pixels = ((0.0,) * 3, (1.0,) * 3), ((0.5,) * 3, (0.2,) * 3)
+    expected = Victim(net, trained_on=pixels[0], queried_with=pixels[1]).logits(images())
+    half = Victim(net.half(), trained_on=pixels[0], queried_with=pixels[1]).logits(images().half())
+    torch.testing.assert_close(half, expected, rtol=0.02, atol=0.02)
 
 
 def test_policy_is_applied_to_every_answer(net: nn.Module):

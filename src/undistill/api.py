@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from dataclasses import replace
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
@@ -32,6 +33,7 @@ def train(
     model: Net | None = None,
     method: str | Objective | None = None,
     runs: str | Path | None = None,
+    progress: bool = True,
     **fields: Any,
 ) -> Run:
     """Train a net on labels alone: a normal teacher, or a reference student.
@@ -42,6 +44,7 @@ def train(
         model: Model spec, or a module, which is copied and trained from the weights that it has.
         method: ``"ce"`` (default) or ``"label_smoothing(smoothing=0.1)"``.
         runs: Folder of all runs; default ``default_root()``.
+        progress: Show how training goes, and say so where a net collapses, on standard error.
         fields: Other fields of ``Recipe``: ``epochs``, ``seed``, ``lr``, …
 
     Returns:
@@ -51,7 +54,7 @@ def train(
         RecipeError: With every problem of the recipe.
         DataError, DivergenceError, InterruptedRunError, RunError: See ``Workspace.run``.
     """
-    return _carry_out("reference", "ce", recipe, data, model, method, runs, fields)
+    return _carry_out("reference", "ce", recipe, data, model, method, runs, progress, fields)
 
 
 def defend(
@@ -62,6 +65,7 @@ def defend(
     method: str | Objective | None = None,
     adversary: str | Run | Recipe | nn.Module | None = None,
     runs: str | Path | None = None,
+    progress: bool = True,
     **fields: Any,
 ) -> Run:
     """Train a defended teacher.
@@ -74,6 +78,7 @@ def defend(
         adversary: The normally trained twin: a run, a recipe or a module. By default the same net is trained on
             labels first.
         runs: Folder of all runs; default ``default_root()``.
+        progress: Show how training goes, and say so where a net collapses, on standard error.
         fields: Other fields of ``Recipe``.
 
     Returns:
@@ -82,7 +87,7 @@ def defend(
     Raises:
         RecipeError: With every problem of the recipe.
     """
-    return _carry_out("defense", "nasty", recipe, data, model, method, runs, fields, adversary=adversary)
+    return _carry_out("defense", "nasty", recipe, data, model, method, runs, progress, fields, adversary=adversary)
 
 
 def attack(
@@ -93,6 +98,7 @@ def attack(
     model: Net | None = None,
     method: str | Objective | None = None,
     runs: str | Path | None = None,
+    progress: bool = True,
     **fields: Any,
 ) -> Run:
     """Train a student on a victim's answers.
@@ -104,6 +110,7 @@ def attack(
         model: The student: model spec, or a module, which is copied.
         method: ``"kd"`` (default), e.g. ``"kd(temperature=4, alpha=0.9)"`` or ``"hard_label"``.
         runs: Folder of all runs; default ``default_root()``.
+        progress: Show how training goes, and say so where a net collapses, on standard error.
         fields: Other fields of ``Recipe``, ``access`` (what the victim gives away) among them.
 
     Returns:
@@ -113,7 +120,7 @@ def attack(
         AccessError: The attack needs more than the victim gives.
         RecipeError: With every problem of the recipe.
     """
-    return _carry_out("attack", "kd", recipe, data, model, method, runs, fields, victim=victim)
+    return _carry_out("attack", "kd", recipe, data, model, method, runs, progress, fields, victim=victim)
 
 
 def _carry_out(
@@ -124,13 +131,14 @@ def _carry_out(
     model: Net | None,
     method: str | Objective | None,
     runs: str | Path | None,
+    progress: bool,
     fields: dict[str, Any],
     **sources: str | Run | Recipe | nn.Module | None,
 ) -> Run:
     instances: dict[str, Any] = {}
     given: dict[str, Any] = dict(fields)
     if data is not None:
-        given["data"] = data if isinstance(data, str) else _register(data, data.fingerprint, instances)
+        given["data"] = str(data) if isinstance(data, str | Path) else _register(data, _data_digest(data), instances)
     if model is not None:
         given["model"] = _spec(model, instances)
     if method is not None:
@@ -143,7 +151,12 @@ def _carry_out(
     resolved = load_recipe(recipe, **given)
     check_kind(resolved, kind)
     root = Path(runs) if runs is not None else default_root()
-    return Workspace(root, instances=instances).run(resolved)
+    workspace = Workspace(root, instances=instances)
+    if progress:
+        from undistill.console import watch
+
+        workspace = replace(workspace, watch=watch)
+    return workspace.run(resolved)
 
 
 def check_kind(recipe: Recipe, kind: str) -> None:
@@ -153,11 +166,10 @@ def check_kind(recipe: Recipe, kind: str) -> None:
         RecipeError: It names the verb to use.
     """
     verbs = {"reference": "train", "defense": "defend", "attack": "attack"}
+    nouns = {"reference": "a reference", "defense": "a defense", "attack": "an attack"}
     if recipe.kind != kind:
         name = recipe.objective.name
-        raise RecipeError(
-            f"method: {name!r} is a {recipe.kind}, not a {kind}; use `{verbs[recipe.kind]}`".replace("a a", "an a")
-        )
+        raise RecipeError(f"method: {name!r} is {nouns[recipe.kind]}, not {nouns[kind]}; use `{verbs[recipe.kind]}`")
 
 
 def _spec(model: Net, instances: dict[str, Any]) -> str:
@@ -178,6 +190,11 @@ def _register(instance: object, digest: str, instances: dict[str, Any]) -> str:
     spec = f"instance(type={f'{kind.__module__}.{kind.__qualname__}'!r}, sha256={digest[:16]!r})"
     instances[spec] = instance
     return spec
+
+
+def _data_digest(data: Dataset) -> str:
+    """Return a checksum of everything in a data set that a run depends on."""
+    return sha256(repr((data.fingerprint, data.classes, data.mean, data.std, data.augment)).encode()).hexdigest()
 
 
 def _weights_digest(model: nn.Module) -> str:

@@ -179,7 +179,8 @@ class Recipe(Training):
     @property
     def folder_name(self) -> str:
         """Name of the run's folder under the folder of all runs."""
-        return f"{self.name or f'{Spec.parse(self.method).name}-{Spec.parse(self.model).name}'}-{self.hash}"
+        label = self.name or f"{Spec.parse(self.method).name}-{Spec.parse(self.model).name.replace(':', '.')}"
+        return f"{label}-{self.hash}"
 
     def to_yaml(self) -> str:
         """Return the recipe as YAML that loads as the same recipe."""

@@ -10,6 +10,7 @@ import ast
 import importlib
 import pkgutil
 import re
+import threading
 import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -94,7 +95,8 @@ class Registry(Generic[T]):
         self.kind = kind
         self.package = package
         self._members: dict[str, T] = {}
-        self._loaded = False
+        self._loaded = self._loading = False
+        self._lock = threading.RLock()
 
     def register(self, name: str) -> Callable[[T], T]:
         """Return a decorator that registers its argument under ``name``.
@@ -135,7 +137,17 @@ class Registry(Generic[T]):
     def _load(self) -> None:
         if self._loaded:
             return
-        self._loaded = True
+        with self._lock:  # other threads wait for the whole registry; after a failed import the next call tries again
+            if self._loaded or self._loading:  # loading: a module looks something up while it is imported
+                return
+            self._loading = True
+            try:
+                self._import_members()
+                self._loaded = True
+            finally:
+                self._loading = False
+
+    def _import_members(self) -> None:
         package = importlib.import_module(self.package)
         for module in pkgutil.iter_modules(package.__path__):
             importlib.import_module(f"{self.package}.{module.name}")

@@ -26,7 +26,7 @@ from undistill.engine.objective import Frozen, Nets
 from undistill.engine.train import Fitted, Watcher, fit
 from undistill.engine.watchers import MetricsLog, TensorBoard, Watchers, read_metrics
 from undistill.errors import CheckpointError, DataError, RunError
-from undistill.models import build_model
+from undistill.models import build_model, check_model
 from undistill.models.checkpoints import import_checkpoint, load_weights
 from undistill.recipe import Recipe, Source, Weights, load_recipe
 from undistill.storage import write_json, write_tensors, write_text
@@ -55,6 +55,9 @@ class Run:
 
     folder: Path
     instances: Mapping[str, Any] = field(default_factory=dict, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "folder", Path(self.folder))
 
     @cached_property
     def recipe(self) -> Recipe:
@@ -168,16 +171,25 @@ class Workspace:
         if run.finished:
             _check_unchanged(run, data)
             return run
+        model = _build(recipe.model, data, recipe.seed, self.instances)
+        shape = {"num_classes": data.num_classes, "in_channels": data.in_channels, "image_size": data.image_size}
+        check_model(model, name=recipe.model, **shape)
+        for what, source in (("adversary", recipe.adversary), ("victim", recipe.victim)):
+            if isinstance(source, Recipe):
+                _check_alike(_load_data(source.data, self.instances), data, what)
         adversary, victim = (self._source(source) for source in (recipe.adversary, recipe.victim))
         with _locked(run.folder):
             if not run.finished:
-                self._train(run, recipe, data, device, adversary, victim)
+                self._train(run, model, recipe, data, device, adversary, victim)
         return run
 
     def find(self, recipe: Recipe) -> Run | None:
         """Return the finished run of a recipe, or None."""
-        run = Run(self._folder(recipe), self.instances)
-        return run if run.finished and run.recipe.hash == recipe.hash else None
+        for folder in {self._folder(recipe), self._folder(recipe.model_copy(update={"folder": None}))}:
+            run = Run(folder, self.instances)
+            if run.finished and run.recipe.hash == recipe.hash:
+                return run
+        return None
 
     def _folder(self, recipe: Recipe) -> Path:
         """Return where a recipe's run is or, if there is none yet, will be; its label does not matter."""
@@ -203,6 +215,7 @@ class Workspace:
     def _train(
         self,
         run: Run,
+        model: nn.Module,
         recipe: Recipe,
         data: Dataset,
         device: torch.device,
@@ -210,7 +223,7 @@ class Workspace:
         victim: Run | Weights | None,
     ) -> None:
         _write_recipe(run.folder, recipe)
-        model = _build(recipe.model, data, recipe.seed, self.instances).to(device)
+        model = model.to(device)
         sources: dict[str, str] = {}
         frozen = stolen = None
         if adversary is not None:
@@ -239,6 +252,7 @@ class Workspace:
                 device=device,
                 state_path=run.folder / _STATE,
                 watcher=watchers,
+                origin=sha256(repr((data.fingerprint, sorted(sources.items()))).encode()).hexdigest(),
             )
         _finish(run, recipe, model, data, device, fitted, sources, stolen)
 
@@ -296,7 +310,7 @@ def _claim(folder: Path, recipe: Recipe) -> None:
             raise RunError(
                 f"{folder} holds the run of another recipe ({found.folder_name}); choose another folder, or delete it"
             )
-    elif folder.is_dir() and any(path.name != _LOCK for path in folder.iterdir()):
+    elif folder.is_dir() and any(not path.name.startswith(".") for path in folder.iterdir()):
         raise RunError(f"{folder} is not empty and not a run; choose another folder")
 
 
@@ -370,6 +384,17 @@ def _net(source: Run | Weights | None, data: Dataset, instances: Mapping[str, An
     return net.eval(), data, source.sha256
 
 
+def _check_alike(known: Dataset, data: Dataset, what: str) -> None:
+    """Refuse a net that is yet to be trained on other images or classes, before it is."""
+    theirs, ours = ((d.num_classes, d.in_channels, d.image_size) for d in (known, data))
+    if theirs != ours:
+        text = "{} classes of {}x{size}x{size}".format
+        raise CheckpointError(
+            f"the {what} is trained on {known.name} ({text(*theirs[:2], size=theirs[2])}), which does not fit "
+            f"{data.name} ({text(*ours[:2], size=ours[2])}); choose one for the same images and classes"
+        )
+
+
 def _check_fit(net: nn.Module, data: Dataset, what: str) -> None:
     """Refuse a net for other images or another number of classes, before any training."""
     first = next(net.parameters(), None)
@@ -384,6 +409,8 @@ def _check_fit(net: nn.Module, data: Dataset, what: str) -> None:
         ) from error
     if not isinstance(answer, Tensor) or answer.ndim != 2:
         raise CheckpointError(f"the {what} does not answer with logits (B, K); wrap it in a module that does")
+    if not answer.isfinite().all():
+        raise CheckpointError(f"the {what} answers NaN or infinity; its weights are broken, choose another checkpoint")
     if answer.shape[1] != data.num_classes:
         raise CheckpointError(
             f"the {what} answers {answer.shape[1]} classes, but {data.name} has {data.num_classes}; "

@@ -55,7 +55,8 @@ class Victim:
     ) -> None:
         self._model = model.eval().requires_grad_(False)
         self._policy = policy
-        self._renormalize = _affine(queried_with, trained_on)
+        self._affine = _affine(queried_with, trained_on)
+        self._affine_on: dict[torch.device, tuple[Tensor, Tensor]] = {}
         self.access = access
         self.queries = 0
 
@@ -88,11 +89,17 @@ class Victim:
         if access > self.access:
             raise AccessError(f"the victim gives {self.access}, not {access}")
         self.queries += len(x)
-        if self._renormalize is not None:
-            scale, shift = self._renormalize
-            x = x * scale.to(x) + shift.to(x)
-        logits: Tensor = self._model(x).float()
+        logits: Tensor = self._model(self._renormalize(x)).float()
         return logits if self._policy is None else self._policy(logits)
+
+    def _renormalize(self, x: Tensor) -> Tensor:
+        if self._affine is None:
+            return x
+        if x.device not in self._affine_on:  # once a device: a copy from the host at every query would stall it
+            scale, shift = self._affine
+            self._affine_on[x.device] = scale.to(x.device), shift.to(x.device)
+        scale, shift = self._affine_on[x.device]
+        return (x * scale + shift).to(x.dtype)
 
 
 def _affine(source: Pixels | None, target: Pixels | None) -> tuple[Tensor, Tensor] | None:
@@ -104,4 +111,4 @@ def _affine(source: Pixels | None, target: Pixels | None) -> tuple[Tensor, Tenso
     )
     if torch.equal(mean_s, mean_t) and torch.equal(std_s, std_t):
         return None
-    return (std_s / std_t)[:, None, None], ((mean_s - mean_t) / std_t)[:, None, None]
+    return (std_s / std_t).float()[:, None, None], ((mean_s - mean_t) / std_t).float()[:, None, None]

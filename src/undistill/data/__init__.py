@@ -40,6 +40,7 @@ DatasetFactory = Callable[..., Dataset]
 DATASETS: Registry[DatasetFactory] = Registry("data set", "undistill.data")
 
 _SUBSETS = ("subset", "test_subset")
+_WITH_PATH = ("image_folder", "npz", "tiny_imagenet")
 
 
 def register_dataset(name: str, *remotes: Remote) -> Callable[[DatasetFactory], DatasetFactory]:
@@ -116,13 +117,24 @@ def parse_dataset_spec(spec: str | Path | Mapping[str, Any] | Spec) -> Spec:
     """
     if isinstance(spec, str | Path) and str(spec) not in DATASETS:
         if str(spec).endswith(".npz"):
-            return Spec("npz", {"path": str(spec)})
+            return Spec("npz", {"path": _plain_path(spec)})
         if Path(spec).expanduser().is_dir():
-            return Spec("image_folder", {"path": str(spec)})
+            return Spec("image_folder", {"path": _plain_path(spec)})
         if "/" in str(spec) and "(" not in str(spec):
             raise RecipeError(f"{str(spec)!r} is neither a data set nor an .npz file nor a folder that exists")
     parsed = Spec.parse(str(spec) if isinstance(spec, Path) else spec)
-    return Spec(parsed.name, {k: str(v) if isinstance(v, Path) else v for k, v in parsed.kwargs.items()})
+    kwargs = {k: str(v) if isinstance(v, Path) else v for k, v in parsed.kwargs.items()}
+    if parsed.name in _WITH_PATH and "path" in kwargs:
+        kwargs["path"] = _plain_path(kwargs["path"])
+    return Spec(parsed.name, kwargs)
+
+
+def _plain_path(path: Any) -> Any:
+    """Return ``./five.npz`` and ``imgs/`` as ``five.npz`` and ``imgs``, so that equal data have equal specs.
+
+    ``..`` stays: behind a symbolic link, ``link/..`` is another folder than the one that holds the link.
+    """
+    return str(Path(path)) if path and isinstance(path, str | Path) else path
 
 
 @lru_cache(maxsize=3)

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 
 from undistill.data import register_dataset
 from undistill.data.dataset import Dataset, Images, channel_stats
@@ -30,9 +31,9 @@ def npz(
     """Return the data set in a ``.npz`` file; nothing pickled is ever read.
 
     The file holds ``train_x``, ``train_y``, ``test_x``, ``test_y`` in the shapes and types of
-    ``Images.from_numpy``, and may hold ``classes`` (names; else the labels 0 to the largest training label) and
-    ``train_lossless``, ``test_lossless`` (boolean, one an image; what is not becomes a note). Other arrays are
-    ignored.
+    ``Images.from_numpy``, and may hold ``classes`` (names; else the labels 0 to the largest one, each of which
+    has a training image) and ``train_lossless``, ``test_lossless`` (boolean, one an image; what is not becomes a
+    note). Other arrays are ignored.
 
     Args:
         path: The file.
@@ -41,7 +42,8 @@ def npz(
         augment: Augmentation for training.
 
     Raises:
-        DataError: The file is missing, damaged, lacks an array or holds one of another kind.
+        DataError: The file is missing, damaged, lacks an array or holds one of another kind, or names no classes and
+            has no training image for a label below the largest.
     """
     path = Path(path).expanduser()
     arrays = _arrays(path)
@@ -73,16 +75,30 @@ def _arrays(path: Path) -> dict[str, np.ndarray[Any, Any]]:
     except FileNotFoundError:
         raise DataError(f"there is no file {path}; expected an .npz with {', '.join(_NEEDED)}") from None
     except (OSError, EOFError, ValueError, TypeError, zipfile.BadZipFile, zlib.error) as error:
+        if "pickle" in str(error):  # numpy's text advises to allow it, which would run what the file says
+            raise DataError(f"cannot read {path}: expected an .npz of plain arrays, without pickle") from None
         # TypeError: a lone array (.npy) under this name is no context manager
         raise DataError(f"cannot read {path} ({error}); expected an .npz of plain arrays, without pickle") from error
 
 
 def _classes(names: np.ndarray[Any, Any] | None, train: Images, path: Path) -> tuple[str, ...]:
     if names is None:
-        return tuple(str(label) for label in range(int(train.y.max()) + 1)) if len(train) else ()
+        return _classes_by_label(train, path)
     if names.ndim != 1:
         raise DataError(f"{path}: expected 'classes' as a list of names, got shape {names.shape}")
     return tuple(name.decode() if isinstance(name, bytes) else str(name) for name in names.tolist())
+
+
+def _classes_by_label(train: Images, path: Path) -> tuple[str, ...]:
+    """Return the labels as names; one stray large label must not make a net of a million logits."""
+    labels = torch.unique(train.y[train.y >= 0]).tolist()  # sorted; a negative one is refused with the other labels
+    for expected, label in enumerate(labels):
+        if label != expected:
+            raise DataError(
+                f"{path} has no training image of class {expected}, but labels up to {labels[-1]}; expected all of "
+                "0 to the largest: store the names as 'classes', or correct train_y"
+            )
+    return tuple(map(str, labels))
 
 
 def _lossless_note(arrays: dict[str, np.ndarray[Any, Any]]) -> str:

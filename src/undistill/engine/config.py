@@ -20,8 +20,8 @@ class Training(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
-    epochs: int = Field(160, ge=1)
-    batch_size: int = Field(128, ge=2, description="images a step; the last, smaller batch of an epoch is kept")
+    epochs: int = Field(160, ge=1, strict=True)
+    batch_size: int = Field(128, ge=2, strict=True, description="images a step; the last, smaller batch is kept")
     optimizer: Literal["sgd", "adam"] = "sgd"
     lr: float = Field(0.1, gt=0, description="learning rate; the highest one under one_cycle")
     momentum: float = Field(0.9, ge=0, lt=1, description="SGD only; without Nesterov, as in the paper's code")
@@ -40,7 +40,7 @@ class Training(BaseModel):
         description="weights that are kept: best on the held-out part, last, or (paper) best on the test set",
     )
     profile: Literal["exact"] = Field("exact", description="exact: the protocol in float32, deterministic")
-    seed: int = Field(0, ge=0, lt=2**32, description="of the initial weights, the order of images and augmentation")
+    seed: int = Field(0, ge=0, lt=2**32, strict=True, description="of weights, order and augmentation")
 
     @model_validator(mode="before")
     @classmethod
@@ -49,7 +49,7 @@ class Training(BaseModel):
         if isinstance(values, dict) and values.get("schedule", "step") == "step" and not values.get("milestones"):
             epochs = values.get("epochs", cls.model_fields["epochs"].default)
             if isinstance(epochs, int) and epochs >= 1:
-                return {**values, "milestones": tuple(sorted({epochs // 2, epochs * 3 // 4}))}
+                return {**values, "milestones": tuple(sorted({epochs // 2, epochs * 3 // 4} - {0}))}
         return values
 
     @model_validator(mode="after")

@@ -34,15 +34,25 @@ def pick_device(name: str = "auto") -> torch.device:
 
 
 @contextmanager
-def exact_arithmetic() -> Iterator[None]:
+def exact_arithmetic(device: torch.device) -> Iterator[None]:
     """Compute in full float32 with deterministic kernels, as the paper's code does; a no-op on CPU."""
-    matmul = torch.backends.cuda.matmul.allow_tf32
-    torch.backends.cuda.matmul.allow_tf32 = False
+    if device.type == "cpu":
+        yield
+        return
+    settings = [
+        (torch.backends.cuda.matmul, "fp32_precision", "ieee"),
+        (torch.backends.cudnn.conv, "fp32_precision", "ieee"),  # type: ignore[attr-defined]
+        (torch.backends.cudnn, "deterministic", True),
+        (torch.backends.cudnn, "benchmark", False),
+    ]
+    before = [getattr(where, name) for where, name, _ in settings]
     try:
-        with torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True, allow_tf32=False):
-            yield
+        for where, name, value in settings:
+            setattr(where, name, value)
+        yield
     finally:
-        torch.backends.cuda.matmul.allow_tf32 = matmul
+        for (where, name, _), value in zip(settings, before, strict=True):
+            setattr(where, name, value)
 
 
 @contextmanager

@@ -40,4 +40,5 @@ def stop_on_interrupt() -> Iterator[StopRequest]:
         yield request
     finally:
         for number, handler in previous.items():
-            signal.signal(number, handler)
+            # None: set by something other than Python, which cannot put it back
+            signal.signal(number, signal.SIG_DFL if handler is None else handler)

@@ -50,6 +50,8 @@ class TrainState:
 
     model: nn.Module
     optimizer: torch.optim.Optimizer
+    device: torch.device
+    origin: str = ""
     position: Position = field(default_factory=Position)
     best: dict[str, Tensor] = field(default_factory=dict)
     sums: dict[str, Tensor] = field(default_factory=dict)
@@ -63,9 +65,10 @@ class TrainState:
             **{f"optimizer/{key}": value for key, value in self._optimizer_tensors().items()},
             "random/cpu": torch.get_rng_state(),
         }
-        if torch.cuda.is_available():
-            tensors["random/cuda"] = torch.cuda.get_rng_state()
-        write_tensors(path, tensors, {_META: json.dumps({"format": _FORMAT, **asdict(self.position)})})
+        if self.device.type == "cuda":
+            tensors["random/cuda"] = torch.cuda.get_rng_state(self.device)
+        meta = {"format": _FORMAT, "origin": self.origin, **asdict(self.position)}
+        write_tensors(path, tensors, {_META: json.dumps(meta)})
 
     def load(self, path: Path) -> None:
         """Take over a saved state.
@@ -79,15 +82,19 @@ class TrainState:
                 tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
             if meta.pop("format") != _FORMAT:
                 raise CheckpointError(f"{path} was written by another version of undistill; delete it to start anew")
+            if meta.pop("origin") != self.origin:
+                raise CheckpointError(
+                    f"{path} was trained with other images, or another adversary or victim, than are there now; "
+                    "restore them, or delete it to start anew"
+                )
             self.position = Position(**meta)
             self.model.load_state_dict(_under("model/", tensors))
             self._load_optimizer(_under("optimizer/", tensors))
-            device = next(self.model.parameters()).device
-            self.best = {key: value.to(device) for key, value in _under("best/", tensors).items()}
-            self.sums = {key: value.to(device) for key, value in _under("sums/", tensors).items()}
+            self.best = {key: value.to(self.device) for key, value in _under("best/", tensors).items()}
+            self.sums = {key: value.to(self.device) for key, value in _under("sums/", tensors).items()}
             torch.set_rng_state(tensors["random/cpu"])
-            if "random/cuda" in tensors and torch.cuda.is_available():
-                torch.cuda.set_rng_state(tensors["random/cuda"])
+            if "random/cuda" in tensors and self.device.type == "cuda":
+                torch.cuda.set_rng_state(tensors["random/cuda"], self.device)
         except (SafetensorError, OSError, KeyError, TypeError, ValueError, RuntimeError) as error:
             reason = str(error).partition("\n")[0]
             raise CheckpointError(

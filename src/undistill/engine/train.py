@@ -67,6 +67,7 @@ def fit(
     device: torch.device,
     state_path: Path | None = None,
     watcher: Watcher | None = None,
+    origin: str = "",
 ) -> Fitted:
     """Train ``nets.model`` on ``data`` and leave it with the weights that ``config.selection`` chooses.
 
@@ -78,6 +79,7 @@ def fit(
         device: Where to compute.
         state_path: File to save the state of training in and to resume from; None to keep nothing.
         watcher: Told about every step and epoch.
+        origin: Digest of what a saved state must have been trained with: images, adversary, victim.
 
     Raises:
         DivergenceError: The loss or a gradient stopped being finite; the last good state is kept.
@@ -97,9 +99,15 @@ def fit(
         seed=config.seed,
         device=device,
     )
-    state = TrainState(nets.model, make_optimizer(config, nets.model))
+    state = TrainState(nets.model, make_optimizer(config, nets.model), device, origin)
     job = _Job(objective, nets, data, config, loader, state, device, state_path, watcher)
-    with exact_arithmetic(), torch.random.fork_rng(enabled=True):
+    devices = [device] if device.type == "cuda" else []
+    with (
+        exact_arithmetic(device),
+        torch.random.fork_rng(devices),
+        torch.inference_mode(False),
+        torch.enable_grad(),
+    ):
         torch.manual_seed(config.seed)  # dropout and the like; order and augmentation have generators of their own
         job.resume()
         job.run(monitored.to(device), split)
@@ -134,6 +142,8 @@ class _Job:
                 self.run_epoch(request)
                 self.close_epoch(monitored, split)
                 self.save(only_if_due=True)
+            if request.asked:
+                self.interrupt()
         self.save()
 
     def run_epoch(self, request: StopRequest) -> None:
@@ -219,6 +229,8 @@ class _Job:
         self.save()
         position = self.state.position
         where = f"epoch {position.epoch + 1} of {self.config.epochs}, step {position.step} of {len(self.loader)}"
+        if position.epoch == self.config.epochs:
+            where = "the end of the last epoch"
         kept = "run the same command again to go on" if self.state_path else "nothing was kept"
         raise InterruptedRunError(f"interrupted at {where}; {kept}")
 

@@ -36,6 +36,7 @@ MODELS: Registry[ModelFactory] = Registry("model", "undistill.models")
 register_model = MODELS.register
 
 _FROM_DATA = ("num_classes", "in_channels", "image_size")
+_BY_KEYWORD = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
 
 
 def list_models() -> tuple[str, ...]:
@@ -56,7 +57,8 @@ def build_model(
     Args:
         spec: A registered name or ``module:callable``, with keyword arguments: ``"resnet18"``,
             ``"preresnet20(width=0.5)"``, ``{"name": "my_pkg.nets:make", "depth": 3}``. A module is looked up on the
-            import path, then in the current directory; the callable receives those of ``num_classes``,
+            import path, then in the current directory; the callable is an ``nn.Module`` subclass or names the
+            parameter ``num_classes`` (nothing else is called), and receives those of ``num_classes``,
             ``in_channels`` and ``image_size`` that it names.
         num_classes: Number of logits.
         in_channels: Channels of an image.
@@ -167,8 +169,7 @@ def _parameters(factory: ModelFactory) -> dict[str, inspect.Parameter] | None:
         return None
     if any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values()):
         return None
-    by_keyword = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
-    return {name: parameter for name, parameter in parameters.items() if parameter.kind in by_keyword}
+    return {name: parameter for name, parameter in parameters.items() if parameter.kind in _BY_KEYWORD}
 
 
 def _argument_problems(spec: Spec, factory: ModelFactory) -> list[str]:
@@ -220,8 +221,24 @@ def _import_factory(path: str) -> ModelFactory:
         found = getattr(found, part)
     if not callable(found):
         raise RecipeError(f"the model {path!r} is of type {type(found).__name__}, expected a function or a class")
+    if not _builds_models(found):
+        raise RecipeError(
+            f"the model {path!r} was not called: expected a subclass of torch.nn.Module, or a function with a "
+            "parameter named num_classes; write one that builds the network"
+        )
     factory: ModelFactory = found
     return factory
+
+
+def _builds_models(found: Callable[..., Any]) -> bool:
+    """Tell a model from any other callable, so that a recipe cannot run ``os:system``."""
+    if isinstance(found, type) and issubclass(found, nn.Module):
+        return True
+    try:
+        parameter = inspect.signature(found).parameters.get("num_classes")
+    except (TypeError, ValueError):
+        return False
+    return parameter is not None and parameter.kind in _BY_KEYWORD
 
 
 @contextmanager

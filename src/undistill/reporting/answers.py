@@ -169,7 +169,7 @@ def _answers(net: nn.Module, data: Dataset, trained_on: Dataset, mapped: Tensor)
     device = pick_device()
     mean, std = trained_on.mean, trained_on.std
     net = net.to(device).eval()
-    with exact_arithmetic():
+    with exact_arithmetic(device):
         logits = predict(net, data.test, mean=mean, std=std, device=device)
         stream = batches(data.test.subset(mapped), batch_size=_BATCH, mean=mean, std=std, device=device)
         features = torch.cat([logits_and_features(net, batch.x)[1].float() for batch in stream])
