@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from undistill.defenses import list_defenses
     from undistill.models import build_model, list_models
     from undistill.recipe import list_recipes
+    from undistill.references import list_references
     from undistill.reporting import report
     from undistill.run import Run
     from undistill.victim import Access, Victim
@@ -36,6 +37,7 @@ _HOMES = {
     "list_defenses": "undistill.defenses",
     "list_models": "undistill.models",
     "list_recipes": "undistill.recipe",
+    "list_references": "undistill.references",
     "load_dataset": "undistill.data",
     "report": "undistill.reporting",
     "train": "undistill.api",
@@ -55,6 +57,7 @@ __all__ = [
     "list_defenses",
     "list_models",
     "list_recipes",
+    "list_references",
     "load_dataset",
     "report",
     "train",

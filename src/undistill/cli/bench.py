@@ -56,5 +56,5 @@ def augment(
     )
     typer.echo(
         f"\nimages a second, {found['images']:,} images in batches of {found['batch_size']}, "
-        f"{found['threads']} torch threads; ratio to the faster baseline"
+        f"undistill in {found['threads']} thread; ratio to the faster baseline"
     )

@@ -5,7 +5,7 @@ from __future__ import annotations
 from undistill.engine.objective import Objective, register_in
 from undistill.registry import Registry
 
-__all__ = ["REFERENCES", "Reference", "register_reference"]
+__all__ = ["REFERENCES", "Reference", "list_references", "register_reference"]
 
 
 class Reference(Objective):
@@ -14,3 +14,8 @@ class Reference(Objective):
 
 REFERENCES: Registry[type[Reference]] = Registry("reference", "undistill.references")
 register_reference = register_in(REFERENCES)
+
+
+def list_references() -> tuple[str, ...]:
+    """Return the names of all references, sorted."""
+    return REFERENCES.names()
