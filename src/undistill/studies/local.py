@@ -145,6 +145,8 @@ class _Job:
                 idle = _Worker(self.executor)
                 self.workers.append(idle)
             try:
+                if not idle.process.is_alive():  # a line takes a message for a while after its reader is gone
+                    raise BrokenPipeError
                 idle.line.send(step.recipe)
             except OSError:  # it died while it was idle
                 self.workers.remove(idle)
