@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, TypeVar
@@ -94,6 +95,7 @@ class Objective(BaseModel):
     paper: ClassVar[Paper | None] = None
     smoke: ClassVar[dict[str, Any]]  # arguments of a quick test run; {} if the defaults do
 
+    @abstractmethod
     def step(self, batch: Batch, nets: Nets) -> StepOutput:
         """Return the loss of one batch.
 
@@ -101,7 +103,6 @@ class Objective(BaseModel):
             batch: Normalized images (B, C, H, W), labels (B,).
             nets: The nets at hand; those that the method declares are there.
         """
-        raise NotImplementedError
 
     @property
     def spec(self) -> str:
