@@ -27,7 +27,7 @@ from undistill.data.loader import Batch
 from undistill.engine.config import Training
 from undistill.engine.device import exact_arithmetic, pick_device
 from undistill.engine.evaluate import evaluate, predict
-from undistill.engine.guard import DivergenceGuard
+from undistill.engine.guard import DivergenceGuard, gradient_norm
 from undistill.engine.interrupt import stop_on_interrupt
 from undistill.engine.objective import Frozen, Nets, Objective, StepOutput
 from undistill.engine.optim import learning_rate, make_optimizer
@@ -228,7 +228,7 @@ def scores(monkeypatch: pytest.MonkeyPatch, values: list[float]) -> list[int]:
             )  # the two disagree, so which one decides shows
         return found
 
-    monkeypatch.setattr("undistill.engine.train.evaluate", scripted)
+    monkeypatch.setattr("undistill.engine.trainee.evaluate", scripted)
     return sizes
 
 
@@ -302,10 +302,10 @@ def grads(*values: float) -> list[Tensor]:
 
 def test_guard_on_loss():
     guard = DivergenceGuard(CPU)
-    guard.watch(0, 0, torch.tensor(2.5), grads(1.0))
-    guard.watch(0, 1, torch.tensor(1.25), grads(1.0))
+    guard.watch(0, 0, torch.tensor(2.5), gradient_norm(grads(1.0)))
+    guard.watch(0, 1, torch.tensor(1.25), gradient_norm(grads(1.0)))
     with pytest.raises(DivergenceError) as caught:
-        guard.watch(1, 4, torch.tensor(math.inf), grads(1.0))
+        guard.watch(1, 4, torch.tensor(math.inf), gradient_norm(grads(1.0)))
     error = caught.value
     assert (error.epoch, error.step, error.last_finite_loss) == (2, 5, 1.25)
     assert str(error).startswith("training diverged: loss is not finite at epoch 2, step 5 (last finite loss: 1.25)")
@@ -315,25 +315,25 @@ def test_guard_on_loss():
 def test_guard_on_gradient():
     guard = DivergenceGuard(CPU)
     with pytest.raises(DivergenceError, match=r"gradient is not finite at epoch 1, step 1 \(last finite loss: none\)"):
-        guard.watch(0, 0, torch.tensor(1.0), [nn.Parameter(torch.zeros(1)), *grads(1.0, math.nan)])
+        guard.watch(0, 0, torch.tensor(1.0), gradient_norm([nn.Parameter(torch.zeros(1)), *grads(1.0, math.nan)]))
 
 
 def test_guard_goes_on_after_a_resume():
     guard = DivergenceGuard(CPU, last_finite_loss=0.5)
     with pytest.raises(DivergenceError, match=r"last finite loss: 0\.5"):
-        guard.watch(3, 0, torch.tensor(math.nan), grads(1.0))
+        guard.watch(3, 0, torch.tensor(math.nan), gradient_norm(grads(1.0)))
 
 
 def test_guard_waits_on_an_accelerator():
     guard = DivergenceGuard(torch.device("cuda"))  # the losses themselves are on the CPU here
     for step, loss in enumerate((3.0, 2.0, math.nan, 7.0)):
-        guard.watch(0, step, torch.tensor(loss), grads(1.0))
+        guard.watch(0, step, torch.tensor(loss), gradient_norm(grads(1.0)))
     assert guard.last_finite_loss is None
     with pytest.raises(DivergenceError, match="loss is not finite at epoch 1, step 3") as caught:
         guard.check()
     assert caught.value.last_finite_loss == 2.0
     fresh = DivergenceGuard(torch.device("cuda"))
-    fresh.watch(0, 0, torch.tensor(3.0), grads(1.0))
+    fresh.watch(0, 0, torch.tensor(3.0), gradient_norm(grads(1.0)))
     fresh.check()
     fresh.check()
     assert fresh.last_finite_loss == 3.0
@@ -342,7 +342,7 @@ def test_guard_waits_on_an_accelerator():
 @pytest.mark.parametrize("lr", [1e20, 3e38])  # the second one is next to the largest float32
 @pytest.mark.parametrize("model", ["mlp(hidden=(16,), relu_logits=False)", "cnn(channels=4)"])
 def test_diverging_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, lr: float, model: str):
-    monkeypatch.setattr("undistill.engine.train._SAVE_RATIO", 0)  # a save after every step
+    monkeypatch.setattr("undistill.engine.trainee._SAVE_RATIO", 0)  # a save after every step
     path = tmp_path / "state.safetensors"
     config = SHORT.model_copy(update={"lr": lr, "schedule": "constant"})
 
@@ -371,8 +371,8 @@ def test_diverging_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, lr: floa
 def test_divergence_that_is_not_read_yet_is_not_saved(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     """On an accelerator the losses wait; whoever saves, Ctrl-C too, has to read them first."""
     guard = DivergenceGuard(torch.device("cuda"))
-    monkeypatch.setattr("undistill.engine.train.DivergenceGuard", lambda device, last: guard)
-    monkeypatch.setattr("undistill.engine.train._SAVE_RATIO", math.inf)
+    monkeypatch.setattr("undistill.engine.trainee.DivergenceGuard", lambda device, last: guard)
+    monkeypatch.setattr("undistill.engine.trainee._SAVE_RATIO", math.inf)
 
     class NanAtTwo(Objective):
         name = "nan_at_two"

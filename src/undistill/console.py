@@ -11,7 +11,7 @@ from rich.progress import BarColumn, Progress, TextColumn
 from rich.table import Column
 
 if TYPE_CHECKING:
-    from undistill.engine.train import Watcher
+    from undistill.engine.job import Watcher
     from undistill.recipe import Recipe
 
 __all__ = ["make_console", "watch"]

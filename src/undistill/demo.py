@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from undistill.engine.device import single_thread
-from undistill.engine.train import Watcher
+from undistill.engine.job import Watcher
 from undistill.errors import RecipeError
 from undistill.recipe import Recipe, load_recipe
 from undistill.reporting import report

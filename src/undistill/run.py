@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import json
 import platform
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from copy import deepcopy
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from hashlib import sha256
 from pathlib import Path
-from typing import Any
+from typing import Any, ParamSpec, TypeVar
 
 import torch
 from filelock import FileLock, Timeout
@@ -22,17 +22,21 @@ from undistill.attacks import Attack
 from undistill.data import load_dataset
 from undistill.data.dataset import Dataset
 from undistill.engine.device import pick_device
+from undistill.engine.job import Fitted, Job, Watcher
 from undistill.engine.objective import Frozen, Nets
-from undistill.engine.train import Fitted, Watcher, fit
+from undistill.engine.train import STREAM, fit_together
 from undistill.engine.watchers import MetricsLog, TensorBoard, Watchers, read_metrics
-from undistill.errors import CheckpointError, DataError, RunError
+from undistill.errors import CheckpointError, DataError, InterruptedRunError, RecipeError, RunError, RunInUseError
 from undistill.models import build_model, check_model
 from undistill.models.checkpoints import import_checkpoint, load_weights
 from undistill.recipe import Recipe, Source, Weights, load_recipe
 from undistill.storage import write_json, write_tensors, write_text
-from undistill.victim import Victim
+from undistill.victim import Access, Victim
 
 __all__ = ["Run", "Workspace"]
+
+P = ParamSpec("P")
+T = TypeVar("T")
 
 _RECIPE, _METRICS, _STATE, _WEIGHTS, _RESULT, _LOCK = (
     "recipe.yaml",
@@ -162,12 +166,50 @@ class Workspace:
             InterruptedRunError: Ctrl-C.
             RunError: The folder is in use, not writable or holds another recipe's run.
         """
+        (outcome,) = self.run_together([recipe])
+        if isinstance(outcome, Exception):
+            raise outcome
+        return outcome
+
+    def run_together(self, recipes: Sequence[Recipe]) -> list[Run | Exception]:
+        """Carry out recipes that see the same batches side by side: the same results as one by one, with less work.
+
+        Students of one victim share its forward pass. A run that fails does not stop the others.
+
+        Args:
+            recipes: One or more; they agree in ``data`` and in all that ``engine.train.STREAM`` names.
+
+        Returns:
+            For each recipe its run, or what stopped it.
+
+        Raises:
+            InterruptedRunError: Ctrl-C; every run has saved its state.
+            RecipeError: The recipes do not see the same batches.
+        """
+        for name in ("data", "device", *STREAM):
+            if len(values := {getattr(recipe, name) for recipe in recipes}) > 1:
+                raise RecipeError(f"recipes that run together must see the same batches, but {name} is {values}")
+        datasets: dict[str, Dataset] = {}
+        with ExitStack() as locks:
+            found = [_attempt(self._prepare, recipe, datasets) for recipe in recipes]
+            found = [_attempt(_lock, one, locks) if isinstance(one, _Prepared) else one for one in found]
+            trained = iter(self._train([one for one in found if isinstance(one, _Prepared)]))
+            return [next(trained) if isinstance(one, _Prepared) else one for one in found]
+
+    def _prepare(self, recipe: Recipe, datasets: dict[str, Dataset]) -> Run | _Prepared:
+        """Check everything that can be checked before training, and carry out what the recipe builds on."""
         device = pick_device(self.device or recipe.device)
         if isinstance(recipe.objective, Attack):
             Victim(nn.Identity(), access=recipe.victim_access).require(recipe.objective.access, recipe.objective.name)
         run = Run(self._folder(recipe), self.instances)
         _claim(run.folder, recipe)
-        data = _load_data(recipe.data, self.instances)
+
+        def load(spec: str) -> Dataset:
+            if spec not in datasets:
+                datasets[spec] = _load_data(spec, self.instances)
+            return datasets[spec]
+
+        data = load(recipe.data)
         if run.finished:
             _check_unchanged(run, data)
             return run
@@ -176,12 +218,9 @@ class Workspace:
         check_model(model, name=recipe.model, **shape)
         for what, source in (("adversary", recipe.adversary), ("victim", recipe.victim)):
             if isinstance(source, Recipe):
-                _check_alike(_load_data(source.data, self.instances), data, what)
+                _check_alike(load(source.data), data, what)
         adversary, victim = (self._source(source) for source in (recipe.adversary, recipe.victim))
-        with _locked(run.folder):
-            if not run.finished:
-                self._train(run, model, recipe, data, device, adversary, victim)
-        return run
+        return _Prepared(run, recipe, model, data, device, adversary, victim)
 
     def find(self, recipe: Recipe) -> Run | None:
         """Return the finished run of a recipe, or None."""
@@ -212,80 +251,138 @@ class Workspace:
             return self.find(source) or self.run(source.model_copy(update={"folder": None}))
         return source
 
-    def _train(
-        self,
-        run: Run,
-        model: nn.Module,
-        recipe: Recipe,
-        data: Dataset,
-        device: torch.device,
-        adversary: Run | Weights | None,
-        victim: Run | Weights | None,
-    ) -> None:
+    def _train(self, prepared: Sequence[_Prepared]) -> list[Run | Exception]:
+        if not prepared:
+            return []
+        data, device = prepared[0].data, prepared[0].device
+        nets = _Nets(data, device, self.instances)
+        with ExitStack() as watching:
+            started = [_attempt(self._start, one, nets, watching) for one in prepared]
+            jobs = [one.job for one in started if isinstance(one, _Started)]
+            fitted = iter(fit_together(jobs, data, device=device) if jobs else ())
+        return [
+            start if isinstance(start, Exception) else _finish(one, start, next(fitted))
+            for one, start in zip(prepared, started, strict=True)
+        ]
+
+    def _start(self, prepared: _Prepared, nets: _Nets, watching: ExitStack) -> _Started:
+        run, recipe, data = prepared.run, prepared.recipe, prepared.data
         _write_recipe(run.folder, recipe)
-        model = model.to(device)
         sources: dict[str, str] = {}
         frozen = stolen = None
-        if adversary is not None:
-            net, _, sources["adversary"] = _net(adversary, data, self.instances)
-            _check_fit(net, data, "adversary")
-            frozen = Frozen(net.to(device))
-        if victim is not None:
-            net, known, sources["victim"] = _net(victim, data, self.instances)
-            _check_fit(net, data, "victim")
-            stolen = Victim(
-                net.to(device),
-                access=recipe.victim_access,
-                trained_on=(known.mean, known.std),
-                queried_with=(data.mean, data.std),
-            )
-        with Watchers(
+        if prepared.adversary is not None:
+            net, sources["adversary"] = nets.adversary(prepared.adversary)
+            frozen = Frozen(net)
+        if prepared.victim is not None:
+            stolen, sources["victim"] = nets.victim(prepared.victim, recipe.victim_access)
+        watchers = Watchers(
             MetricsLog(run.folder / _METRICS),
             TensorBoard(run.folder) if recipe.tensorboard else None,
             self.watch(recipe),
-        ) as watchers:
-            fitted = fit(
-                recipe.objective,
-                Nets(model, frozen, stolen),
-                data,
-                recipe,
-                device=device,
-                state_path=run.folder / _STATE,
-                watcher=watchers,
-                origin=sha256(repr((data.fingerprint, sorted(sources.items()))).encode()).hexdigest(),
+        )
+        job = Job(
+            recipe.objective,
+            Nets(prepared.model.to(prepared.device), frozen, stolen),
+            recipe,
+            state_path=run.folder / _STATE,
+            watcher=watching.enter_context(watchers),
+            origin=sha256(repr((data.fingerprint, sorted(sources.items()))).encode()).hexdigest(),
+        )
+        return _Started(job, sources)
+
+
+@dataclass(frozen=True)
+class _Prepared:
+    """A recipe that can be trained, with what it builds on."""
+
+    run: Run
+    recipe: Recipe
+    model: nn.Module
+    data: Dataset
+    device: torch.device
+    adversary: Run | Weights | None
+    victim: Run | Weights | None
+
+
+@dataclass(frozen=True)
+class _Started:
+    """The training job of a run, and the checksums of the nets that it builds on."""
+
+    job: Job
+    sources: Mapping[str, str]
+
+
+@dataclass
+class _Nets:
+    """The frozen nets of runs that train together; thieves of one victim share it, so that it answers them at once."""
+
+    data: Dataset
+    device: torch.device
+    instances: Mapping[str, Any]
+    victims: dict[tuple[Run | Weights, Access], tuple[Victim, str]] = field(default_factory=dict)
+
+    def adversary(self, source: Run | Weights) -> tuple[nn.Module, str]:
+        net, _, checksum = _net(source, self.data, self.instances)
+        _check_fit(net, self.data, "adversary")
+        return net.to(self.device), checksum
+
+    def victim(self, source: Run | Weights, access: Access) -> tuple[Victim, str]:
+        if (source, access) not in self.victims:
+            net, known, checksum = _net(source, self.data, self.instances)
+            _check_fit(net, self.data, "victim")
+            victim = Victim(
+                net.to(self.device),
+                access=access,
+                trained_on=(known.mean, known.std),
+                queried_with=(self.data.mean, self.data.std),
             )
-        _finish(run, recipe, model, data, device, fitted, sources, stolen)
+            self.victims[source, access] = victim, checksum
+        victim, checksum = self.victims[source, access]
+        return victim.another(), checksum
 
 
-def _finish(
-    run: Run,
-    recipe: Recipe,
-    model: nn.Module,
-    data: Dataset,
-    device: torch.device,
-    fitted: Fitted,
-    sources: Mapping[str, str],
-    victim: Victim | None,
-) -> None:
+def _attempt(act: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T | Exception:
+    """Return what comes out, or what was raised; Ctrl-C is for everybody."""
+    try:
+        return act(*args, **kwargs)
+    except InterruptedRunError:
+        raise
+    except Exception as error:  # of one run only
+        return error
+
+
+def _lock(prepared: _Prepared, locks: ExitStack) -> Run | _Prepared:
+    """Keep other processes out of a run's folder; one of them may have finished it in the meantime."""
+    locks.enter_context(_locked(prepared.run.folder))
+    return prepared.run if prepared.run.finished else prepared
+
+
+def _finish(prepared: _Prepared, started: _Started, fitted: Fitted | Exception) -> Run | Exception:
+    return fitted if isinstance(fitted, Exception) else _attempt(_write_result, prepared, started, fitted)
+
+
+def _write_result(prepared: _Prepared, started: _Started, fitted: Fitted) -> Run:
     """Write the weights and then the result, whose presence makes the run finished."""
+    run, recipe, data, nets = prepared.run, prepared.recipe, prepared.data, started.job.nets
     weights = run.folder / _WEIGHTS
-    write_tensors(weights, model.state_dict())
+    write_tensors(weights, nets.model.state_dict())
     result = {
         "recipe_hash": recipe.hash,
         "name": recipe.folder_name,
         **asdict(fitted),
         "classes": data.num_classes,
         "test_images": len(data.test),
-        "parameters": sum(p.numel() for p in model.parameters()),
-        "queries": victim.queries if victim is not None else None,
+        "parameters": sum(p.numel() for p in nets.model.parameters()),
+        "queries": nets.victim.queries if nets.victim is not None else None,
         "weights_sha256": _sha256(weights),
-        "sources_sha256": dict(sources),
+        "sources_sha256": dict(started.sources),
         "data_fingerprint": data.fingerprint,
         "data_note": data.note,
-        "provenance": _provenance(recipe, device),
+        "provenance": _provenance(recipe, prepared.device),
     }
     write_json(run.folder / _RESULT, result)
     (run.folder / _STATE).unlink(missing_ok=True)
+    return run
 
 
 def _provenance(recipe: Recipe, device: torch.device) -> dict[str, Any]:
@@ -321,7 +418,7 @@ def _locked(folder: Path) -> Iterator[None]:
         lock = FileLock(folder / _LOCK)
         lock.acquire(timeout=0)
     except Timeout:
-        raise RunError(f"{folder} is in use by another process; wait for it, or choose another folder") from None
+        raise RunInUseError(f"{folder} is in use by another process; wait for it, or choose another folder") from None
     except OSError as error:
         raise RunError(f"cannot write in {folder}: {error.strerror or error}; choose another folder") from error
     try:

@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 
 import torch
 from torch import Tensor
 
 from undistill.errors import DivergenceError
 
-__all__ = ["DivergenceGuard"]
+__all__ = ["DivergenceGuard", "gradient_norm"]
+
+
+def gradient_norm(parameters: Iterable[Tensor]) -> Tensor:
+    """Return the Euclidean norm of all gradients together, a scalar on their device."""
+    return torch.nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
 
 
 class DivergenceGuard:
@@ -28,14 +34,12 @@ class DivergenceGuard:
         self._at_once = device.type == "cpu"
         self._pending: list[tuple[int, int, Tensor]] = []
 
-    def watch(self, epoch: int, step: int, loss: Tensor, parameters: list[Tensor]) -> None:
-        """Take note of one step, counted from 0, after its backward pass.
+    def watch(self, epoch: int, step: int, loss: Tensor, norm: Tensor) -> None:
+        """Take note of one step, counted from 0, after its backward pass: its loss and the norm of its gradient.
 
         Raises:
             DivergenceError: On CPU, if the loss or a gradient of this step is not finite.
         """
-        gradients = [p.grad for p in parameters if p.grad is not None]
-        norm = torch.nn.utils.get_total_norm(gradients)
         self._pending.append((epoch, step, torch.stack((loss.detach(), norm))))
         if self._at_once:
             self.check()

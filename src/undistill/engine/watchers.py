@@ -7,7 +7,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-from undistill.engine.train import Watcher
+from undistill.engine.job import Watcher
 from undistill.errors import MissingExtraError
 from undistill.storage import append_text, write_text
 

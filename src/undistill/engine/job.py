@@ -1,0 +1,63 @@
+"""What is trained, who watches, and what comes out."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+from undistill.engine.config import Training
+from undistill.engine.evaluate import Evaluation
+from undistill.engine.objective import Nets, Objective
+
+__all__ = ["Fitted", "Job", "Watcher"]
+
+
+class Watcher(Protocol):
+    """Whoever wants to see training progress."""
+
+    def step(self, epoch: int, step: int, steps: int) -> None:
+        """One step is done; all three count from 1."""
+
+    def epoch(self, record: dict[str, Any]) -> None:
+        """One epoch is done; ``record`` is its line in ``metrics.jsonl``."""
+
+
+@dataclass(frozen=True)
+class Job:
+    """One net to train.
+
+    Attributes:
+        objective: What each step minimises.
+        nets: The net to train and those that the objective looks at, all on the device.
+        config: The protocol.
+        state_path: File to save the state of training in and to resume from; None to keep nothing.
+        watcher: Told about every step and epoch.
+        origin: Digest of what a saved state must have been trained with: images, adversary, victim.
+    """
+
+    objective: Objective
+    nets: Nets
+    config: Training
+    state_path: Path | None = None
+    watcher: Watcher | None = None
+    origin: str = ""
+
+
+@dataclass(frozen=True)
+class Fitted:
+    """Outcome of a training job.
+
+    Attributes:
+        last: Test metrics of the last epoch's weights.
+        selected: Test metrics of the weights that the recipe keeps; the net has those weights.
+        selected_epoch: Their epoch, from 1.
+        images_per_s: Training images a second, evaluation included.
+        seconds: Time spent, over all sessions of the run; of jobs that run together, each one's share.
+    """
+
+    last: Evaluation
+    selected: Evaluation
+    selected_epoch: int
+    images_per_s: float
+    seconds: float
