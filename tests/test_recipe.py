@@ -518,3 +518,13 @@ def test_yaml_of_any_schedule_is_the_same_recipe(epochs: int):
 def test_epochs_are_whole_numbers(value: object):
     with pytest.raises(RecipeError, match="epochs: must be a valid integer"):
         make_recipe({"data": "digits", "model": "cnn", "epochs": value})
+
+
+def test_milestones_move_with_the_epochs(tmp_path: Path) -> None:
+    assert load_recipe("paper/cifar10/resnet18", ["epochs=16"]).milestones == (8, 12)  # 80 and 120 of 160
+    assert load_recipe("paper/cifar10/resnet18", epochs=40).milestones == (20, 30)
+    assert load_recipe("paper/cifar10/resnet18", ["epochs=16", "milestones=[3]"]).milestones == (3,)
+    assert load_recipe("paper/cifar10/resnet18", ["epochs=160"]).milestones == (80, 120)
+    (tmp_path / "short.yaml").write_text("recipe: paper/cifar100/resnet18\nepochs: 20\n")
+    assert load_recipe(tmp_path / "short.yaml").milestones == (6, 12, 16)  # 60, 120 and 160 of 200
+    assert load_recipe("paper/cifar10/resnet18", ["epochs=1"]).milestones == ()

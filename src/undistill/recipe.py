@@ -213,7 +213,8 @@ def make_recipe(values: Mapping[str, Any], *, lines: Mapping[tuple[str, ...], st
 def load_recipe(source: str | Path | None = None, overrides: Iterable[str] = (), **values: Any) -> Recipe:
     """Return the recipe of a file or packaged name, changed by ``key=value`` overrides and then by ``values``.
 
-    A file may name another recipe under ``recipe:`` and say only what differs from it.
+    A file may name another recipe under ``recipe:`` and say only what differs from it. Where ``epochs`` are changed and
+    ``milestones`` are not, the milestones move in proportion.
 
     Args:
         source: Path of a YAML file or run folder, or a name from ``list_recipes()``; None to start from nothing.
@@ -227,7 +228,7 @@ def load_recipe(source: str | Path | None = None, overrides: Iterable[str] = (),
     lines: dict[tuple[str, ...], str] = {}
     if source is not None:
         fields, lines = _read(source)
-    overrides = list(overrides)
+    overrides, before = list(overrides), dict(fields)
     if overrides or values:
         fields.pop("folder", None)  # another recipe is another run
     for override in overrides:
@@ -242,6 +243,7 @@ def load_recipe(source: str | Path | None = None, overrides: Iterable[str] = (),
         _assign(fields, path, value)
         lines.pop(path[:1], None)
     fields.update(values)
+    _move_milestones(before, fields)
     lines = {where: line for where, line in lines.items() if where[0] not in values}
     return make_recipe(fields, lines=lines)
 
@@ -293,6 +295,7 @@ def _not_found(source: str) -> RecipeError:
 def _changed(base: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
     """Return the fields of a recipe with some of them changed; ``method: {weight: 0.1}`` keeps the method's name."""
     merged = {**base, **changes}
+    _move_milestones(base, merged)
     if changes:
         merged.pop("folder", None)  # another recipe is another run
     for key in ("data", "model", "method"):
@@ -300,6 +303,15 @@ def _changed(base: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
         if isinstance(change, Mapping) and "name" not in change and key in base:
             merged[key] = {**_mapping(key, base[key]), **change}
     return merged
+
+
+def _move_milestones(before: Mapping[str, Any], after: dict[str, Any]) -> None:
+    """Keep the milestones where they were, in proportion, if the epochs were changed and they were not."""
+    old, new, milestones = before.get("epochs"), after.get("epochs"), before.get("milestones")
+    if not (isinstance(old, int) and isinstance(new, int) and isinstance(milestones, list | tuple)):
+        return  # there is nothing to keep, or validation will say what is wrong
+    if new != old and after.get("milestones") == milestones:
+        after["milestones"] = sorted({new * milestone // old for milestone in milestones} - {0})
 
 
 def _marks(node: Any, prefix: tuple[str, ...] = ()) -> Iterable[tuple[tuple[str, ...], int]]:
