@@ -276,8 +276,8 @@ class TestSpecs:
                 [
                     "data set 'npz' has no argument 'pth'; did you mean 'path'?",
                     "data set 'npz' needs 'path': npz(path=...)",
-                    "subset must be a whole number above 0, got 0",
-                    "test_subset must be a whole number above 0, got True",
+                    "subset must be a whole number above 0, or a share between 0 and 1, got 0",
+                    "test_subset must be a whole number above 0, or a share between 0 and 1, got True",
                 ],
             ),
         ],
@@ -389,8 +389,8 @@ class TestNpz:
             load_dataset(tmp_path / "none.npz")
 
     def test_missing_arrays(self, tmp_path: Path) -> None:
-        with pytest.raises(DataError, match="lacks train_x, train_y, test_x, test_y; it holds x, y"):
-            load_dataset(save(tmp_path / "a.npz", {"x": np.zeros(3), "y": np.zeros(3)}))
+        with pytest.raises(DataError, match="lacks train_x, train_y, test_x, test_y; it holds images, y"):
+            load_dataset(save(tmp_path / "a.npz", {"images": np.zeros(3), "y": np.zeros(3)}))
 
     def test_pickle_is_not_executed(self, tmp_path: Path) -> None:
         marker = tmp_path / "executed"

@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from undistill.data.dataset import Dataset, Images
+from undistill.data.dataset import Dataset, Images, Shape
 from undistill.data.download import REMOTES, FileStatus, Remote, cache_dir, fetch, import_file, verify
-from undistill.errors import RecipeError, did_you_mean
+from undistill.errors import DataError, RecipeError, did_you_mean
 from undistill.registry import Registry, Spec
 
 __all__ = [
@@ -24,8 +25,10 @@ __all__ = [
     "FileStatus",
     "Images",
     "Remote",
+    "Shape",
     "cache_dir",
     "check_dataset_spec",
+    "dataset_shape",
     "fetch",
     "import_file",
     "list_datasets",
@@ -39,14 +42,20 @@ DatasetFactory = Callable[..., Dataset]
 
 DATASETS: Registry[DatasetFactory] = Registry("data set", "undistill.data")
 
+_SHAPES: dict[str, Shape] = {}
 _SUBSETS = ("subset", "test_subset")
-_WITH_PATH = ("image_folder", "npz", "tiny_imagenet")
+_FORMAT = ("image_size", "channels")
+_WITH_PATH = ("image_folder", "mnist_m", "npz", "tiny_imagenet")
 
 
-def register_dataset(name: str, *remotes: Remote) -> Callable[[DatasetFactory], DatasetFactory]:
-    """Return a decorator that registers a source, and declare the files that it downloads."""
+def register_dataset(
+    name: str, *remotes: Remote, shape: Shape | None = None
+) -> Callable[[DatasetFactory], DatasetFactory]:
+    """Return a decorator that registers a source, and declare the files that it downloads and its size, if fixed."""
     if remotes:
         REMOTES[name] = remotes
+    if shape is not None:
+        _SHAPES[name] = shape
     return DATASETS.register(name)
 
 
@@ -61,7 +70,9 @@ def load_dataset(spec: str | Path | Mapping[str, Any] | Spec) -> Dataset:
     Args:
         spec: ``digits``, ``npz(path='mine.npz')``, a mapping with a ``name``, or a bare path: a file that ends in
             ``.npz``, or a folder of images by class. Every source also takes ``subset=n`` and ``test_subset=n``:
-            that many training or test images, of every class alike, always the same ones.
+            that many training or test images (or, between 0 and 1, that share of them), of every class alike, always
+            the same ones; and ``image_size=n`` and ``channels=n`` (1 or 3): its images are converted, for a net that
+            meets several domains (see ``domains.convert``).
 
     Returns:
         The data set. The last few are kept, so that runs of one process share them.
@@ -77,6 +88,34 @@ def load_dataset(spec: str | Path | Mapping[str, Any] | Spec) -> Dataset:
     return _load(str(parsed), _stamp(parsed))
 
 
+def dataset_shape(spec: str | Path | Mapping[str, Any] | Spec) -> Shape:
+    """Return the size of a data set without downloading anything; one that declares none is loaded.
+
+    Args:
+        spec: As in ``load_dataset``.
+
+    Raises:
+        RecipeError: The spec is wrong; holds every problem found.
+        DataError: It declares no size and is not on this machine, or not usable.
+    """
+    problems = check_dataset_spec(spec)
+    if problems:
+        raise RecipeError(problems)
+    parsed = parse_dataset_spec(spec)
+    declared = _SHAPES.get(parsed.name)
+    if declared is not None:
+        train, test = (
+            round(size * whole) if isinstance(size, float) else size or whole
+            for size, whole in zip(map(parsed.kwargs.get, _SUBSETS), (declared.train, declared.test), strict=True)
+        )
+        size, channels = (parsed.kwargs.get(key) for key in _FORMAT)
+        form = {"image_size": size or declared.image_size, "in_channels": channels or declared.in_channels}
+        return replace(declared, train=train, test=test, **form)
+    if parsed.name in REMOTES and any(file.state != "ok" for file in verify(parsed.name)):
+        raise DataError(f"{parsed.name} is not on this machine; run `undistill data fetch {parsed.name}`")
+    return load_dataset(parsed).shape
+
+
 def check_dataset_spec(spec: str | Path | Mapping[str, Any] | Spec) -> list[str]:
     """Return what is wrong with a spec, one line a problem, without loading anything."""
     try:
@@ -85,7 +124,7 @@ def check_dataset_spec(spec: str | Path | Mapping[str, Any] | Spec) -> list[str]
     except RecipeError as error:
         return list(error.problems)
     parameters = inspect.signature(factory).parameters
-    known = [*parameters, *_SUBSETS]
+    known = [*parameters, *_SUBSETS, *_FORMAT]
     listing = f" known: {', '.join(known)}"
     problems = [
         f"data set {parsed.name!r} has no argument {key!r};{did_you_mean(key, known) or listing}"
@@ -98,14 +137,21 @@ def check_dataset_spec(spec: str | Path | Mapping[str, Any] | Spec) -> list[str]
         if parameter.default is parameter.empty and key not in parsed.kwargs
     ]
     problems += [
-        f"{key} must be a whole number above 0, got {parsed.kwargs[key]!r}"
+        f"{key} must be a whole number above 0, or a share between 0 and 1, got {parsed.kwargs[key]!r}"
         for key in _SUBSETS
-        if key in parsed.kwargs and not _is_count(parsed.kwargs[key])
+        if key in parsed.kwargs and not _is_size(parsed.kwargs[key])
     ]
+    size, channels = (parsed.kwargs.get(key) for key in _FORMAT)
+    if isinstance(size, float) or not _is_size(size):
+        problems.append(f"image_size must be a whole number of pixels above 0, got {size!r}")
+    if isinstance(channels, bool) or channels not in (None, 1, 3):
+        problems.append(f"channels must be 1 (grey) or 3 (color), got {channels!r}")
     return problems
 
 
-def _is_count(value: object) -> bool:
+def _is_size(value: object) -> bool:
+    if isinstance(value, float):
+        return 0 < value < 1
     return value is None or (isinstance(value, int) and not isinstance(value, bool) and value > 0)
 
 
@@ -143,12 +189,20 @@ def _load(text: str, stamp: tuple[object, ...]) -> Dataset:
     spec = Spec.parse(text)
     kwargs = dict(spec.kwargs)
     subset, test_subset = (kwargs.pop(key, None) for key in _SUBSETS)
-    return DATASETS[spec.name](**kwargs).take(subset, test_subset)
+    size, channels = (kwargs.pop(key, None) for key in _FORMAT)
+    data = DATASETS[spec.name](**kwargs).take(subset, test_subset)
+    if size is None and channels is None:
+        return data
+    from undistill.data.domains import convert  # a module that registers a source itself
+
+    return convert(data, size, channels)
 
 
 def _stamp(spec: Spec) -> tuple[object, ...]:
     """Return where the data lie and when they last changed: a file, or a folder and the two levels below it."""
-    path = spec.kwargs.get("path")
+    path, of = spec.kwargs.get("path"), spec.kwargs.get("of")
+    if isinstance(of, str):  # made of another data set
+        return _stamp(parse_dataset_spec(of))
     if not isinstance(path, str):
         return (str(cache_dir()),)
     root = Path(path).expanduser().resolve()

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from undistill.data import Remote, fetch, register_dataset
-from undistill.data.dataset import Dataset, Images
+from undistill.data.dataset import Dataset, Images, Shape
 from undistill.errors import DataError
 
 __all__ = ["cifar10", "cifar100"]
@@ -42,6 +42,7 @@ _CLASSES_100 = (
         "https://www.cs.toronto.edu/~kriz/cifar-10-binary.tar.gz",
         "md5:c32a1d4ab5d03f1284b67883e8d87530",
     ),
+    shape=Shape(50_000, 10_000, num_classes=10, in_channels=3, image_size=32),
 )
 def cifar10() -> Dataset:
     """Return CIFAR-10 (Krizhevsky, 2009): 50,000 + 10,000 color images of 32x32 in 10 classes.
@@ -60,6 +61,7 @@ def cifar10() -> Dataset:
         "https://www.cs.toronto.edu/~kriz/cifar-100-binary.tar.gz",
         "md5:03b5dce01913d631647c71ecec9e9cb8",
     ),
+    shape=Shape(50_000, 10_000, num_classes=100, in_channels=3, image_size=32),
 )
 def cifar100() -> Dataset:
     """Return CIFAR-100 (Krizhevsky, 2009) with its fine labels: 50,000 + 10,000 images of 32x32 in 100 classes.

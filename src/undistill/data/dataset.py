@@ -15,7 +15,26 @@ from torch import Tensor
 from undistill.data.augment import AUGMENTATIONS
 from undistill.errors import DataError, RecipeError, UnknownNameError
 
-__all__ = ["Dataset", "Images", "channel_stats", "stratified_split"]
+__all__ = ["Dataset", "Images", "Shape", "channel_stats", "stratified_split"]
+
+
+@dataclass(frozen=True)
+class Shape:
+    """The size of a data set, which a source can declare, so that it is known before anything is downloaded.
+
+    Attributes:
+        train: Number of training images.
+        test: Number of test images.
+        num_classes: Number of classes.
+        in_channels: Number of image channels.
+        image_size: Height and width in pixels.
+    """
+
+    train: int
+    test: int
+    num_classes: int
+    in_channels: int
+    image_size: int
 
 
 @dataclass(frozen=True, eq=False)
@@ -152,6 +171,11 @@ class Dataset:
         """Height and width in pixels."""
         return self.train.x.shape[2]
 
+    @property
+    def shape(self) -> Shape:
+        """Numbers of images and classes, and the shape of an image."""
+        return Shape(len(self.train), len(self.test), self.num_classes, self.in_channels, self.image_size)
+
     @cached_property
     def fingerprint(self) -> str:
         """SHA-256, in hex, of the shapes, images and labels of both parts, in their order."""
@@ -185,12 +209,15 @@ class Dataset:
         rest, held_out = stratified_split(self.train.y, size, seed)
         return self.train.subset(rest), self.train.subset(held_out)
 
-    def take(self, train: int | None = None, test: int | None = None) -> Dataset:
-        """Return a smaller set for short runs: so many images, of every class alike, always the same ones.
+    def take(self, train: int | float | None = None, test: int | float | None = None) -> Dataset:
+        """Return a smaller set: so many images, of every class alike, always the same ones.
+
+        The images of a class are taken in one order: a smaller set is a part of a larger one, up to the rounding of
+        classes of unlike sizes.
 
         Args:
-            train: Number of training images; None for all.
-            test: Number of test images; None for all.
+            train: Number of training images, or their share as a float between 0 and 1; None for all.
+            test: Number or share of test images; None for all.
 
         Raises:
             DataError: More than there are, or fewer than there are classes.
@@ -250,11 +277,12 @@ def channel_stats(images: Images) -> tuple[tuple[float, ...], tuple[float, ...]]
     return tuple(mean), tuple(std)
 
 
-def _take(images: Images, size: int | None, what: str) -> Images:
-    if size is None or size == len(images):
+def _take(images: Images, size: int | float | None, what: str) -> Images:
+    count = round(size * len(images)) if isinstance(size, float) else size
+    if count is None or count == len(images):
         return images
     try:
-        return images.subset(stratified_split(images.y, size, seed=0)[1])
+        return images.subset(stratified_split(images.y, count, seed=0)[1])
     except DataError as error:
         raise DataError(f"{what}={size}: {error}") from None
 

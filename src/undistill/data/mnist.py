@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from undistill.data import Remote, fetch, register_dataset
-from undistill.data.dataset import Dataset, Images
+from undistill.data.dataset import Dataset, Images, Shape
 from undistill.errors import DataError
 
 __all__ = ["fashion_mnist", "mnist"]
@@ -22,6 +22,7 @@ _FILES = (
     "t10k-labels-idx1-ubyte.gz",
 )
 _FASHION = ("T-shirt/top", "Trouser", "Pullover", "Dress", "Coat", "Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot")
+_SHAPE = Shape(60_000, 10_000, num_classes=10, in_channels=1, image_size=28)
 
 
 def _remotes(base: str, *md5s: str) -> list[Remote]:
@@ -37,6 +38,7 @@ def _remotes(base: str, *md5s: str) -> list[Remote]:
         "9fb629c4189551a2d022fa330f9573f3",
         "ec29112dd5afa0611ce80d1b7f02629c",
     ),
+    shape=_SHAPE,
 )
 def mnist() -> Dataset:
     """Return MNIST (LeCun et al., 1998): 60,000 + 10,000 grey images of 28x28 in 10 classes.
@@ -56,6 +58,7 @@ def mnist() -> Dataset:
         "bef4ecab320f06d8554ea6380940ec79",
         "bb300cfdad3c16e7a12a480ee83cd310",
     ),
+    shape=_SHAPE,
 )
 def fashion_mnist() -> Dataset:
     """Return Fashion-MNIST (Xiao et al., 2017): 60,000 + 10,000 grey images of 28x28 in 10 classes.

@@ -16,7 +16,7 @@ from rich.console import Console
 from rich.progress import track
 
 from undistill.data import Remote, cache_dir, fetch, register_dataset
-from undistill.data.dataset import Dataset
+from undistill.data.dataset import Dataset, Shape
 from undistill.data.download import REMOTES, atomic_write
 from undistill.data.npz import npz
 from undistill.errors import DataError
@@ -39,6 +39,7 @@ Read = Callable[[str], bytes]
         "http://cs231n.stanford.edu/tiny-imagenet-200.zip",
         "md5:90528d7ca1a48142e341f4ef8d21d0de",
     ),
+    shape=Shape(100_000, 10_000, num_classes=_CLASSES, in_channels=3, image_size=_SIZE),
 )
 def tiny_imagenet(path: str | Path | None = None) -> Dataset:
     """Return Tiny-ImageNet-200: 100,000 + 10,000 color images of 64x64 in 200 classes, sorted by WordNet id.
