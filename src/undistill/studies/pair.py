@@ -1,0 +1,151 @@
+"""Pictures of one normal and one nasty teacher, computed once."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from abc import abstractmethod
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import torch
+
+from undistill._version import __version__
+from undistill.data.dataset import Dataset
+from undistill.engine.device import exact_arithmetic, pick_device
+from undistill.errors import DataError, UndistillError
+from undistill.recipe import Recipe
+from undistill.run import Run, Workspace
+from undistill.storage import write_json
+from undistill.studies.study import Part, Study
+
+if TYPE_CHECKING:
+    from undistill.studies.local import Failure
+
+__all__ = ["TEACHERS", "PairStudy", "Teachers", "remember"]
+
+TEACHERS = ("normal", "nasty")
+
+
+@dataclass(frozen=True)
+class Teachers:
+    """Both finished runs.
+
+    Attributes:
+        runs: By ``normal`` and ``nasty``.
+        data: What they were trained on.
+        device: Where to ask them.
+    """
+
+    runs: Mapping[str, Run]
+    data: Dataset
+    device: torch.device
+
+
+@dataclass(frozen=True)
+class PairStudy(Study):
+    """A figure that shows a normal and a nasty teacher side by side, both of seed 0.
+
+    Attributes:
+        normal: Recipe of the normal teacher.
+        nasty: Recipe of the nasty teacher.
+    """
+
+    kind: ClassVar[str]
+
+    normal: Recipe
+    nasty: Recipe
+
+    @property
+    def recipes(self) -> Iterator[Recipe]:
+        """Both teachers."""
+        yield self.normal
+        yield self.nasty
+
+    @property
+    @abstractmethod
+    def parameters(self) -> dict[str, Any]:
+        """What decides the picture beside the teachers, as plain values."""
+
+    @abstractmethod
+    def compute(self, teachers: Teachers) -> Part:
+        """Return what the picture shows, as plain values."""
+
+    @abstractmethod
+    def remarks(self, picture: Part) -> Iterator[str]:
+        """Yield what a reader must know beside what was computed."""
+
+    def evaluate(self, workspace: Workspace, failures: Mapping[str, Failure], cache: Path) -> Part:
+        """Return what ``compute`` does, with ``runs``: their folders; without it where a teacher is missing."""
+        recipes = dict(zip(TEACHERS, (self.normal, self.nasty), strict=True))
+        runs = {name: run for name, recipe in recipes.items() if (run := workspace.find(recipe)) is not None}
+        part: Part = {"kind": self.kind, "name": self.name, "title": self.title, "seeds": 1, "errata": []}
+        part["runs"] = {name: run.folder.name for name, run in runs.items()}
+        lost = [
+            f"Failed: {name} teacher, seed 0: {_reason(failures.get(recipe.hash))}"
+            for name, recipe in recipes.items()
+            if name not in runs
+        ]
+        if lost:
+            return {**part, "notes": lost, "failed": True}
+        device = pick_device(workspace.device or self.normal.device)
+        weights = {name: run.result["weights_sha256"] for name, run in runs.items()}
+        data = runs["normal"].result["data_fingerprint"]
+        key = {"undistill": __version__, **self.parameters, "weights": weights, "data": data, "device": device.type}
+        try:
+            picture = remember(cache, self.name, key, lambda: self._ask(runs, device))
+        except UndistillError as error:  # weights or data that are gone take this figure down, and no other
+            return {**part, "notes": [f"Failed: {error}"], "failed": True}
+        notes = [*self.remarks(picture), "One normal and one nasty teacher, both of seed 0 (n=1)."]
+        notes += [
+            f"Collapsed: more than 90 % of the answers of the {name} teacher are one class."
+            for name, run in runs.items()
+            if run.collapsed
+        ]
+        return {**part, **picture, "notes": notes, "failed": False}
+
+    def _ask(self, runs: Mapping[str, Run], device: torch.device) -> Part:
+        data = runs["normal"].dataset()
+        if data.fingerprint != runs["normal"].result["data_fingerprint"]:
+            raise DataError(f"the images of {self.normal.data} have changed since the teachers were trained")
+        with exact_arithmetic(device):
+            return self.compute(Teachers(runs, data, device))
+
+
+def remember(folder: Path, name: str, key: Mapping[str, Any], compute: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+    """Return what was computed for a key before, else compute it and write that down.
+
+    A file that is damaged, or of another key, counts for nothing and is replaced.
+
+    Args:
+        folder: Where results are kept.
+        name: First part of the file's name.
+        key: Plain values that decide the result.
+        compute: Returns plain JSON values.
+
+    Raises:
+        RunError: The disk is full or the folder is not writable.
+    """
+    path = folder / f"{name}-{_digest(key)[:12]}.json"
+    try:
+        known = json.loads(path.read_text(encoding="utf-8"))
+        value: dict[str, Any] = known["value"]
+        if known["key"] == key and known["sha256"] == _digest(value):
+            return value
+    except (OSError, ValueError, TypeError, KeyError):
+        pass
+    value = compute()
+    write_json(path, {"key": key, "sha256": _digest(value), "value": value})
+    return value
+
+
+def _digest(value: Any) -> str:
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
+
+
+def _reason(failure: Failure | None) -> str:
+    if failure is None:
+        return "not run"
+    return f"{failure.reason} (log: {failure.log.name})" if failure.log else failure.reason
