@@ -7,13 +7,16 @@ import math
 import multiprocessing as mp
 import os
 import re
+import shlex
 import signal
 import subprocess
 import sys
 import time
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 from filelock import FileLock
@@ -22,16 +25,18 @@ from undistill.errors import DataError, RecipeError, RunError, UnknownNameError
 from undistill.recipe import Recipe, load_recipe
 from undistill.registry import Spec
 from undistill.run import Workspace
-from undistill.studies.formats import make_grid, to_html, to_markdown, to_tex
-from undistill.studies.local import Failure
+from undistill.studies.cells import make_cell
+from undistill.studies.changes import Changes, adapt
+from undistill.studies.formats import banner, make_section, to_html, to_markdown, to_tex
 from undistill.studies.paper import PaperCell, load_paper
 from undistill.studies.plan import Plan
 from undistill.studies.progress import Silence
 from undistill.studies.reproduce import Reproduction, check_data, plan_studies, reproduce, runs_folder
-from undistill.studies.results import CellResult, TableResult, evaluate, to_json
-from undistill.studies.tables import TABLES, Changes, TableStudy, adapt, load_studies
+from undistill.studies.study import STUDIES, Request, list_studies, load_studies
+from undistill.studies.tables import TABLES, TableStudy
 
 SMOKE = Changes(smoke=True)
+TABLE1 = Request("table1", changes=SMOKE)
 
 
 def quiet(total: int) -> Silence:
@@ -40,6 +45,7 @@ def quiet(total: int) -> Silence:
 
 def study(name: str, **arguments: object) -> TableStudy:
     (found,) = load_studies(name, **arguments)  # type: ignore[arg-type]
+    assert isinstance(found, TableStudy)
     return found
 
 
@@ -53,7 +59,7 @@ def weights(out: Path) -> dict[str, str]:
 def finished(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Reproduction]:
     """Table 1 in smoke, by one worker, undisturbed."""
     out = tmp_path_factory.mktemp("study")
-    return out, reproduce("table1", load_studies("table1", changes=SMOKE), out, jobs=1, device="cpu", observe=quiet)
+    return out, reproduce(TABLE1, out, jobs=1, device="cpu", observe=quiet)
 
 
 # --- the plan ---------------------------------------------------------------------------------------------------------
@@ -73,10 +79,10 @@ def test_table4_adds_two_adversaries_to_table1() -> None:
     assert len(both.steps) == 13 + 2 + 2 * 4 + 1
 
 
-def test_the_whole_paper() -> None:
+def test_all_five_tables() -> None:
     # Tables 2 and 3: 5 nets alone, 3 nasty teachers, 2 x (3 + 4 + 4) students; Table 5: on CIFAR-10 ResNet-50 alone
     # and 4 students (ResNeXt-29 is in Table 4), on CIFAR-100 4 students
-    recipes = [recipe for one in load_studies("all") for recipe in one.recipes]
+    recipes = [recipe for name in TABLES for recipe in study(name).recipes]
     assert len(Plan.of(recipes).steps) == 24 + 2 * (5 + 3 + 22) + (1 + 4) + 4
 
 
@@ -162,7 +168,16 @@ def test_filters() -> None:
         "resnet18-nasty-cnn",
         "resnet18-nasty-resnext29",
     )
-    assert [one.name for one in load_studies("all", only=["resnet50-nasty"])] == ["table2", "table3"]
+    found = load_studies("all", only=["resnet50-nasty", "table5", "figure1"], skip=["table3"])
+    assert [one.name for one in found] == ["table2", "table5", "figure1"]
+    assert found[0].rows == ("resnet50-nasty",)
+
+
+def test_all_is_every_registered_study_tables_first() -> None:
+    names = tuple(one.name for one in load_studies("all"))
+    assert names == list_studies()
+    assert names[:5] == TABLES
+    assert set(names[5:]) >= {"figure1", "figure2", "figure3", "figure4", "figure5"}
 
 
 @pytest.mark.parametrize(
@@ -177,6 +192,7 @@ def test_filters() -> None:
         ("table1", {"changes": Changes(data={"cifar10": "digit"})}, RecipeError, "did you mean 'digits'"),
         ("table1", {"changes": Changes(smoke=True, epochs=3)}, RecipeError, "leave out epochs"),
         ("table1", {"changes": Changes(width=0)}, RecipeError, "width: must be above 0, got 0"),
+        ("table1", {"changes": Changes(profile="fats")}, UnknownNameError, "did you mean 'fast'"),  # type: ignore[arg-type]
     ],
 )
 def test_bad_studies_are_refused(name: str, arguments: dict[str, object], error: type[Exception], said: str) -> None:
@@ -190,10 +206,10 @@ def test_bad_studies_are_refused(name: str, arguments: dict[str, object], error:
 def test_a_second_call_trains_nothing(finished: tuple[Path, Reproduction]) -> None:
     out, first = finished
     before = {path: path.stat().st_mtime_ns for path in runs_folder(out).rglob("*")}
-    second = reproduce("table1", load_studies("table1", changes=SMOKE), out, jobs=1, device="cpu", observe=quiet)
+    second = reproduce(TABLE1, out, jobs=1, device="cpu", observe=quiet)
     assert second.trained == 0
     assert {path: path.stat().st_mtime_ns for path in runs_folder(out).rglob("*")} == before
-    assert second.results == first.results
+    assert second.content == first.content
 
 
 def test_an_edited_recipe_runs_again_with_what_builds_on_it_only(finished: tuple[Path, Reproduction]) -> None:
@@ -210,54 +226,38 @@ def test_an_edited_recipe_runs_again_with_what_builds_on_it_only(finished: tuple
     assert [step.recipe.kind for step in missing] == ["defense", "attack", "attack", "attack", "attack"]
 
 
-class Killer(Silence):
-    """Kills, once, all workers while they train the nets that everything else waits for."""
-
-    def __init__(self) -> None:
-        self.seen: list[str] = []
-        self.killed: list[str] = []
-
-    def started(self, recipe: Recipe) -> None:
-        self.seen.append(recipe.hash)
-
-    def at(self, recipe: Recipe, epochs: float, text: str) -> None:
-        if recipe.kind == "defense" and not self.killed:
-            self.killed.append(recipe.hash)
-            kill_workers()
-
-
 def kill_workers() -> None:
     for child in mp.active_children():
         os.kill(child.pid or 0, signal.SIGKILL)
 
 
-def test_two_workers_one_of_them_killed_give_what_one_gives(
-    finished: tuple[Path, Reproduction], tmp_path: Path
-) -> None:
-    (out, one), killer = finished, Killer()
-    studies = load_studies("table1", changes=SMOKE)
-    two = reproduce("table1", studies, tmp_path, jobs=2, device="cpu", observe=lambda total: killer)
-    assert one.trained == two.trained == 13
-    assert len(killer.killed) == 1
-    assert killer.seen.count(killer.killed[0]) == 2
-    assert len(weights(out)) == 13
-    assert weights(tmp_path) == weights(out)
-    for file in ("study.json", "tables.md", "tables.tex", "index.html"):
-        assert (two.folder / file).read_bytes() == (one.folder / file).read_bytes()
+class Killer(Silence):
+    """Kills all workers once, as soon as one has trained an epoch."""
+
+    def __init__(self) -> None:
+        self.killed: list[str] = []
+
+    def at(self, recipe: Recipe, epochs: float, text: str) -> None:
+        if not self.killed:
+            self.killed.append(recipe.hash)
+            kill_workers()
 
 
 COORDINATOR = """
 import sys
 from pathlib import Path
+from undistill.studies.changes import Changes
 from undistill.studies.reproduce import reproduce
-from undistill.studies.tables import Changes, load_studies
+from undistill.studies.study import Request
 if __name__ == "__main__":
-    reproduce("table1", load_studies("table1", changes=Changes(smoke=True)), Path(sys.argv[1]), jobs=1, device="cpu")
+    reproduce(Request("table1", changes=Changes(smoke=True)), Path(sys.argv[1]), jobs=1, device="cpu")
 """
 
 
-def test_a_killed_coordinator_leaves_a_study_that_goes_on(finished: tuple[Path, Reproduction], tmp_path: Path) -> None:
-    out, undisturbed = finished
+def test_a_killed_coordinator_and_killed_workers_change_nothing(
+    finished: tuple[Path, Reproduction], tmp_path: Path
+) -> None:
+    (out, undisturbed), killer = finished, Killer()
     script = tmp_path / "coordinate.py"
     script.write_text(COORDINATOR)
     process = subprocess.Popen([sys.executable, script, tmp_path / "out"], stderr=subprocess.PIPE, text=True)
@@ -270,61 +270,66 @@ def test_a_killed_coordinator_leaves_a_study_that_goes_on(finished: tuple[Path, 
     process.stderr.close()
     time.sleep(0.5)  # its workers notice at once; the locks of their runs go with them
     assert 3 <= len(weights(tmp_path / "out")) < 13
-    studies = load_studies("table1", changes=SMOKE)
-    found = reproduce("table1", studies, tmp_path / "out", jobs=1, device="cpu", observe=quiet)
+    found = reproduce(TABLE1, tmp_path / "out", jobs=2, device="cpu", observe=lambda total: killer)
+    assert killer.killed
     assert 0 < found.trained <= 10
+    assert len(weights(out)) == 13
     assert weights(tmp_path / "out") == weights(out)
-    assert (found.folder / "study.json").read_bytes() == (undisturbed.folder / "study.json").read_bytes()
+    for file in ("study.json", "tables.md", "tables.tex", "tables.csv", "index.html"):
+        assert (found.folder / file).read_bytes() == (undisturbed.folder / file).read_bytes()
 
 
 class Murderer(Silence):
-    """Kills every worker that takes the CNN."""
+    """Kills every worker that trains the CNN."""
 
-    def started(self, recipe: Recipe) -> None:
+    def at(self, recipe: Recipe, epochs: float, text: str) -> None:
         if recipe.model.startswith("cnn"):
             kill_workers()
 
 
-def test_failed_runs_are_failed_cells_and_the_rest_goes_on(tmp_path: Path) -> None:
+def test_failed_runs_are_failed_cells_and_the_rest_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     given = study("table1", changes=SMOKE)
     (nasty,), (kd,) = given.cells["resnet18-nasty", "teacher"], given.cells["resnet18-nasty", "preresnet20"]
     broken = nasty.model_copy(update={"lr": 1e30})
     cells = {
-        ("baseline", "cnn"): given.cells["baseline", "cnn"],
+        ("baseline", "cnn"): (given.cells["baseline", "cnn"][0].model_copy(update={"epochs": 500}),),
         ("resnet18-normal", "teacher"): given.cells["resnet18-normal", "teacher"],
         ("resnet18-nasty", "teacher"): (broken,),
         ("resnet18-nasty", "preresnet20"): (kd.model_copy(update={"victim": broken}),),
     }
-    found = reproduce(
-        "table1", [replace(given, cells=cells)], tmp_path, jobs=1, device="cpu", observe=lambda total: Murderer()
-    )
+    STUDIES.names()  # loads its members
+    monkeypatch.setitem(STUDIES._members, "broken", lambda *, seeds, changes: replace(given, cells=cells))
+    request = Request("broken", changes=SMOKE)
+    found = reproduce(request, tmp_path, jobs=1, device="cpu", observe=lambda total: Murderer())
     assert found.failed
-    (result,) = found.results
-    assert not result.cells["resnet18-normal", "teacher"].failures
-    (killed,) = result.cells["baseline", "cnn"].failures.values()
-    assert killed.reason == "its process was killed by signal 9, 2 times"
-    (diverged,) = result.cells["resnet18-nasty", "teacher"].failures.values()
-    assert "finite" in diverged.reason
-    assert diverged.log is not None
-    assert "DivergenceError" in diverged.log.read_text()
-    (skipped,) = result.cells["resnet18-nasty", "preresnet20"].failures.values()
-    assert skipped.reason == f"not run: {broken.folder_name} failed: {diverged.reason}"
     content = json.loads((found.folder / "study.json").read_text())
-    cell = content["tables"][0]["rows"][2]["cells"]["preresnet20"]
+    baseline, normal, nasty_row = (row["cells"] for row in content["parts"][0]["rows"])
+    assert not normal["teacher"]["failures"]
+    assert baseline["cnn"]["failures"]["0"]["reason"] == "its process was killed by signal 9, 2 times"
+    diverged = nasty_row["teacher"]["failures"]["0"]
+    assert "finite" in diverged["reason"]
+    assert "DivergenceError" in (tmp_path / "logs" / diverged["log"]).read_text()
+    cell = nasty_row["preresnet20"]
     assert (cell["mean"], cell["n"], cell["paper"]) == (None, 0, 88.01)
-    assert cell["failures"]["0"]["reason"] == skipped.reason
+    assert cell["failures"]["0"] == {
+        "reason": f"not run: {broken.folder_name} failed: {diverged['reason']}",
+        "log": None,
+    }
     for text in ("tables.md", "tables.tex", "index.html"):
         assert "failed" in (found.folder / text).read_text()
+    assert f"table1,resnet18-nasty,preresnet20,,0,,,{cell['failures']['0']['reason']},88.01" in (
+        found.folder / "tables.csv"
+    ).read_text().replace('"', "")
 
 
 def test_two_studies_in_one_folder_are_refused(tmp_path: Path) -> None:
     with FileLock(tmp_path / ".lock"), pytest.raises(RunError, match="another study runs in"):
-        reproduce("table1", load_studies("table1", changes=SMOKE), tmp_path, device="cpu", observe=quiet)
+        reproduce(TABLE1, tmp_path, device="cpu", observe=quiet)
 
 
 def test_missing_data_are_told_before_anything_trains(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"cifar10: .* is missing; run `undistill data fetch cifar10`"):
-        reproduce("table5", load_studies("table5"), tmp_path, device="cpu", observe=quiet)
+        reproduce(Request("table5"), tmp_path, device="cpu", observe=quiet)
     assert not runs_folder(tmp_path).exists()
     with pytest.raises(DataError, match=r"fetch cifar10`.*fetch cifar100`"):
         check_data(["cifar10", "digits", "cifar100(subset=10)"])
@@ -335,46 +340,51 @@ def test_missing_data_are_told_before_anything_trains(tmp_path: Path) -> None:
 # --- the numbers ------------------------------------------------------------------------------------------------------
 
 
-def made_up(values: dict[tuple[str, str], list[float]], failed: int = 0) -> TableResult:
-    """Table 1 with these accuracies, as if by runs."""
-    seeds = max(map(len, values.values())) + failed
-    given = study("table1", seeds=seeds)
-    cells = {}
-    for where in values:
-        runs = {
-            seed: SimpleNamespace(
-                accuracy=accuracy,
-                collapsed=False,
-                folder=Path("run"),
-                recipe=given.cells[where][0],
-                result={"provenance": {"profile": "exact"}, "data_fingerprint": "f"},
-            )
-            for seed, accuracy in enumerate(values[where])
-        }
-        lost = {seed: Failure("it broke") for seed in range(seeds) if seed not in runs}
-        cells[where] = CellResult(given.paper.cell(*where), runs, lost)  # type: ignore[arg-type]
-    return TableResult(given, cells)
+class Found:
+    """A workspace whose runs have these accuracies, seed by seed."""
+
+    def __init__(self, recipes: Mapping[Any, tuple[Recipe, ...]], values: Mapping[Any, list[float]]) -> None:
+        self.accuracies = {recipes[w][seed].hash: v for w in values for seed, v in enumerate(values[w])}
+
+    def find(self, recipe: Recipe) -> object:
+        accuracy = self.accuracies.get(recipe.hash)
+        return None if accuracy is None else SimpleNamespace(accuracy=accuracy, collapsed=False, folder=Path("run"))
+
+
+def made_up(values: dict[tuple[str, str], list[float]], *, seeds: int, table: str = "table1") -> dict[str, Any]:
+    """A table with these accuracies, as if by runs."""
+    given = study(table, seeds=seeds)
+    cells = {where: given.cells[where] for where in values}
+    workspace: Any = Found(cells, values)
+    part = replace(given, cells=cells).evaluate(workspace, {}, Path())
+    return {"request": Request(table, seeds).to_json(), "undistill": "0", "provenance": {}, "parts": [part]}
+
+
+def cells_of(content: dict[str, Any]) -> dict[tuple[str, str], dict[str, Any]]:
+    rows = content["parts"][0]["rows"]
+    return {(row["name"], column): cell for row in rows for column, cell in row["cells"].items()}
 
 
 def test_numbers_by_hand() -> None:
     # Student's t, 2 degrees of freedom: t(0.975) = 4.302653; the standard deviation of (81, 82, 84) is sqrt(7 / 3)
-    cell = CellResult(PaperCell(value=82.46, difference=-4.18), {}, {})
-    (result,) = [made_up({("resnet18-nasty", "cnn"): [81.0, 82.0, 84.0]})]
-    found = replace(result.cells["resnet18-nasty", "cnn"], reference=86.0)
-    assert found.paper == cell.paper
-    assert found.accuracy is not None
-    assert found.accuracy.mean == pytest.approx(247 / 3)
-    assert found.accuracy.half_width == pytest.approx(4.302653 * math.sqrt(7 / 3) / math.sqrt(3), rel=1e-6)
-    assert found.difference == pytest.approx(247 / 3 - 86)
-    assert found.disagrees is False
-    assert replace(found, paper=PaperCell(value=78.0)).disagrees is True  # 82.33 - 3.79 = 78.54
-    assert replace(found, paper=PaperCell(value=79.0)).disagrees is False
-    assert replace(found, paper=PaperCell()).disagrees is None
+    values = {("baseline", "cnn"): [85.0, 86.0, 87.0], ("resnet18-nasty", "cnn"): [81.0, 82.0, 84.0]}
+    cell = cells_of(made_up(values, seeds=3))["resnet18-nasty", "cnn"]
+    assert cell["mean"] == pytest.approx(247 / 3)
+    assert cell["half_width"] == pytest.approx(4.302653 * math.sqrt(7 / 3) / math.sqrt(3), rel=1e-6)
+    assert cell["difference"] == pytest.approx(247 / 3 - 86)
+    assert (cell["paper"], cell["paper_difference"], cell["n"]) == (82.46, -4.18, 3)
+    assert cell["disagrees"] is False
+
+
+@pytest.mark.parametrize(("printed", "disagrees"), [(78.0, True), (79.0, False), (None, None)])
+def test_the_paper_disagrees_outside_the_interval(printed: float | None, disagrees: bool | None) -> None:
+    recipes = {"": study("table1", seeds=3).cells["baseline", "cnn"]}
+    workspace: Any = Found(recipes, {"": [81.0, 82.0, 84.0]})  # 82.33 - 3.79 = 78.54
+    assert make_cell(recipes[""], workspace, {}, PaperCell(value=printed))["disagrees"] is disagrees
 
 
 def test_one_seed_says_nothing_about_agreement() -> None:
-    cell = made_up({("baseline", "cnn"): [10.0]}).cells["baseline", "cnn"]
-    assert cell.disagrees is None
+    assert cells_of(made_up({("baseline", "cnn"): [10.0]}, seeds=1))["baseline", "cnn"]["disagrees"] is None
 
 
 def test_study_json_equals_arithmetic_on_the_runs(finished: tuple[Path, Reproduction]) -> None:
@@ -383,9 +393,9 @@ def test_study_json_equals_arithmetic_on_the_runs(finished: tuple[Path, Reproduc
     assert (content["study"], content["kind"], content["seeds"]) == ("table1", "smoke", 1)
     assert content["provenance"]["profile"] == ["exact"]
     assert content["provenance"]["selection"] == ["paper"]
-    (table,) = content["tables"]
+    (table,) = content["parts"]
     assert [row["name"] for row in table["rows"]] == ["baseline", "resnet18-normal", "resnet18-nasty"]
-    cells = {(row["name"], column): cell for row in table["rows"] for column, cell in row["cells"].items()}
+    cells = cells_of(content)
     paper = load_paper()["table1"]
 
     def accuracy(cell: dict[str, dict[str, str]]) -> float:
@@ -403,39 +413,38 @@ def test_study_json_equals_arithmetic_on_the_runs(finished: tuple[Path, Reproduc
             assert cell["difference"] == pytest.approx(cell["mean"] - cells[reference]["mean"])
 
 
-def test_self_is_measured_against_the_normal_teacher(tmp_path: Path) -> None:
-    given = study("table2", seeds=1)
-    values = {("resnet50-normal", "teacher"): 78.0, ("resnet50-nasty", "self"): 75.5, ("resnet50-nasty", "teacher"): 77}
-
-    class Found:
-        def find(self, recipe: Recipe) -> object:
-            where = next((w for w in values if given.cells[w][0].hash == recipe.hash), None)
-            return None if where is None else SimpleNamespace(accuracy=values[where], collapsed=False)
-
-    result = evaluate(given, Found(), {})  # type: ignore[arg-type]
-    assert result.cells["resnet50-nasty", "self"].difference == pytest.approx(-2.5)
-    assert result.cells["resnet50-nasty", "teacher"].difference == pytest.approx(-1.0)
-    assert result.cells["resnet50-normal", "teacher"].difference is None
-    assert result.cells["resnet50-normal", "self"].failures[0].reason == "not run"
+def test_self_is_measured_against_the_normal_teacher() -> None:
+    values = {
+        ("resnet50-normal", "teacher"): [78.0],
+        ("resnet50-normal", "self"): [],
+        ("resnet50-nasty", "teacher"): [77.0],
+        ("resnet50-nasty", "self"): [75.5],
+    }
+    cells = cells_of(made_up(values, seeds=1, table="table2"))
+    assert cells["resnet50-nasty", "self"]["difference"] == pytest.approx(-2.5)
+    assert cells["resnet50-nasty", "teacher"]["difference"] == pytest.approx(-1.0)
+    assert cells["resnet50-normal", "teacher"]["difference"] is None
+    assert cells["resnet50-normal", "self"]["failures"]["0"]["reason"] == "not run"
 
 
 def test_tables_put_the_paper_beside_ours_and_mark_what_differs() -> None:
     values = {("baseline", "cnn"): [80.0, 80.2, 80.1], ("resnet18-nasty", "cnn"): [82.0, 83.0, 82.5]}
-    result = made_up(values, failed=1)
-    grid = make_grid(result)
-    assert grid.rows[0][1][1] is not None
+    content = made_up(values, seeds=4)
+    shown = make_section(content["parts"][0]).grids[0].rows[0][1]
+    assert shown[1] is not None
     # t(0.975, 2) * 0.1 / sqrt(3) = 0.248
-    assert grid.rows[0][1][1].mine == "80.10 ± 0.25 (n=3)≠"
-    assert grid.rows[0][1][1].paper == "86.64"
-    assert grid.rows[0][1][0] is None
-    markdown = to_markdown([grid], Changes())
+    assert shown[1].mine == "80.10 ± 0.25 (n=3)≠"
+    assert shown[1].paper == "86.64"
+    assert shown[0] is None
+    markdown = to_markdown(content)
+    assert "`undistill reproduce table1 --seeds 4`: 4 seeds, profile exact" in markdown
     assert "| Student baseline | – | 80.10 ± 0.25 (n=3)≠ |" in markdown
     assert "| paper | – | 86.64 |" in markdown
-    assert "Failed: Student baseline, CNN, seed 3: it broke" in markdown
-    tex = to_tex([grid], Changes())
+    assert "Failed: Student baseline, CNN, seed 3: not run" in markdown
+    tex = to_tex(content)
     assert r"80.10 $\pm$ 0.25 (n=3)$\neq$" in tex
     assert tex.count(r"\begin{tabular}{lrrrrr}") == 1
-    page = to_html([grid], Changes(), to_json("table1", [result])["provenance"])
+    page = to_html(content, {})
     assert "http" not in re.sub(r"http://www.w3.org/\S+", "", page)
     assert "86.64" in page
     assert "80.10" in page
@@ -447,4 +456,21 @@ def test_what_is_not_the_paper_says_so_on_top(finished: tuple[Path, Reproduction
     for file in ("tables.md", "tables.tex", "index.html"):
         assert "cannot be compared with the paper" in (folder / file).read_text()
     reduced = Changes(data={"cifar10": "x.npz"}, epochs=5, width=0.25)
-    assert "cifar10 replaced by x.npz, 5 epochs, nets of width 0.25" in to_markdown([], reduced)
+    assert "cifar10 replaced by x.npz, 5 epochs, nets of width 0.25" in banner(reduced)
+    assert banner(Changes()) == banner(Changes(profile="fast")) == ""
+    assert banner(Changes(profile="turbo")).startswith("Turbo: ")
+
+
+def test_profiles_have_folders_of_their_own() -> None:
+    folders = [Request("table1", changes=changes).folder for changes in (Changes(), Changes(profile="fast"))]
+    assert folders == ["table1", "table1-fast"]
+    assert Changes(profile="turbo", epochs=3).label == "reduced-turbo"
+
+
+def test_a_request_survives_json_and_is_the_command() -> None:
+    changes = Changes(data={"cifar10": "npz(path='my set.npz')"}, epochs=5, width=0.25)
+    request = Request("table4", 3, ("baseline",), ("resnet18-nasty",), changes)
+    assert Request.from_json(json.loads(json.dumps(request.to_json()))) == request
+    words = shlex.split(request.command)
+    assert words[:5] == ["undistill", "reproduce", "table4", "--seeds", "3"]
+    assert words[-6:] == ["--data", "cifar10=npz(path='my set.npz')", "--epochs", "5", "--width", "0.25"]

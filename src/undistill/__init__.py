@@ -1,7 +1,7 @@
 """Make, attack and measure undistillable classifiers.
 
-The verbs of the command line are functions here: ``train``, ``defend``, ``attack``, ``report``. Nothing heavy is
-imported before it is used.
+The verbs of the command line are functions here: ``train``, ``defend``, ``attack``, ``report``, ``reproduce``. Nothing
+heavy is imported before it is used.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from undistill._version import __version__
 
 if TYPE_CHECKING:
-    from undistill.api import attack, defend, train
+    from undistill.api import attack, defend, reproduce, train
     from undistill.attacks import list_attacks
     from undistill.data import list_datasets, load_dataset
     from undistill.data.dataset import Dataset
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from undistill.references import list_references
     from undistill.reporting import report
     from undistill.run import Run
+    from undistill.studies.study import list_studies
     from undistill.victim import Access, Victim
 
 _HOMES = {
@@ -38,8 +39,10 @@ _HOMES = {
     "list_models": "undistill.models",
     "list_recipes": "undistill.recipe",
     "list_references": "undistill.references",
+    "list_studies": "undistill.studies.study",
     "load_dataset": "undistill.data",
     "report": "undistill.reporting",
+    "reproduce": "undistill.api",
     "train": "undistill.api",
 }
 
@@ -58,8 +61,10 @@ __all__ = [
     "list_models",
     "list_recipes",
     "list_references",
+    "list_studies",
     "load_dataset",
     "report",
+    "reproduce",
     "train",
 ]
 

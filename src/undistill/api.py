@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Collection, Mapping
 from dataclasses import replace
 from hashlib import sha256
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from torch import nn
 
@@ -16,7 +17,10 @@ from undistill.errors import RecipeError
 from undistill.recipe import Recipe, Source, Weights, load_recipe
 from undistill.run import Run, Workspace
 
-__all__ = ["attack", "check_kind", "default_root", "defend", "train"]
+if TYPE_CHECKING:
+    from undistill.studies.reproduce import Reproduction
+
+__all__ = ["attack", "check_kind", "default_root", "defend", "reproduce", "train"]
 
 Net = str | nn.Module
 
@@ -121,6 +125,74 @@ def attack(
         RecipeError: With every problem of the recipe.
     """
     return _carry_out("attack", "kd", recipe, data, model, method, runs, progress, fields, victim=victim)
+
+
+def reproduce(
+    study: str,
+    *,
+    out: str | Path = "undistill-studies",
+    seeds: int = 1,
+    only: Collection[str] = (),
+    skip: Collection[str] = (),
+    smoke: bool = False,
+    data: Mapping[str, str] | None = None,
+    epochs: int | None = None,
+    width: float | None = None,
+    profile: Literal["exact", "fast", "turbo"] = "exact",
+    jobs: int | None = None,
+    device: str | None = None,
+    executor: Literal["local", "ray", "slurm"] = "local",
+    executor_options: Mapping[str, str] | None = None,
+    address: str | None = None,
+    progress: bool = True,
+) -> Reproduction:
+    """Run a table or figure of the paper, or all, and write the paper's numbers beside ours.
+
+    What is there already is not trained again: the same call goes on after Ctrl-C.
+
+    Args:
+        study: One of ``list_studies()``, or ``"all"``.
+        out: Folder of the runs, which all studies in it share, and of what comes out.
+        seeds: Repetitions, 1 or more.
+        only: Rows, panels, lines or studies to run; all if empty.
+        skip: Those to leave out.
+        smoke: Tiny nets, data and epochs: shows that all of it works, and nothing else.
+        data: Data set specs that replace data sets of the paper, by name; labels the study as reduced.
+        epochs: Of every run; labels the study as reduced.
+        width: Factor on the channels of every net; labels the study as reduced.
+        profile: Of every run; ``turbo`` is another protocol, and labels the study so.
+        jobs: Runs at a time; default: one on CUDA, one a core on CPU.
+        device: Overrides the recipes' device.
+        executor: Where the runs are carried out.
+        executor_options: What that executor takes besides.
+        address: Of the Ray cluster.
+        progress: Show on standard error how far it is.
+
+    Returns:
+        What came out, and its folder. A run that failed is a number that is missing.
+
+    Raises:
+        DataError: A data set is missing; before anything is trained.
+        InterruptedRunError: Ctrl-C.
+        RecipeError: With every problem of the request.
+        RunError: Another process works in ``out``, a file cannot be written, or the cluster cannot be reached.
+    """
+    from undistill.studies.changes import Changes
+    from undistill.studies.progress import make_observer
+    from undistill.studies.reproduce import reproduce as carry_out
+    from undistill.studies.study import Request
+
+    changes = Changes(smoke, dict(data) if data else None, epochs, width, profile)
+    return carry_out(
+        Request(study, seeds, tuple(only), tuple(skip), changes),
+        Path(out),
+        jobs=jobs,
+        device=device,
+        executor=executor,
+        executor_options=executor_options,
+        address=address,
+        observe=lambda total: make_observer(total, quiet=not progress),
+    )
 
 
 def _carry_out(

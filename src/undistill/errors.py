@@ -9,7 +9,8 @@
     ├── ShapeError                 1   tensors whose shapes do not fit each other
     ├── DataError                  3   a data set is missing, damaged or not usable
     ├── CheckpointError            1   a checkpoint is damaged, foreign or does not fit the model
-    ├── RunError                   1   a run folder is in use or belongs to another recipe, or a file cannot be written
+    ├── RunError                   1   a run folder belongs to another recipe, or a file cannot be written
+    │   └── RunInUseError          1   another process works in a run folder
     ├── DivergenceError            4   the loss or a gradient stopped being finite
     └── InterruptedRunError      130   Ctrl-C; the run can be resumed
 
@@ -33,6 +34,7 @@ __all__ = [
     "MissingExtraError",
     "RecipeError",
     "RunError",
+    "RunInUseError",
     "ShapeError",
     "UndistillError",
     "UnknownNameError",
@@ -111,7 +113,11 @@ class CheckpointError(UndistillError):
 
 
 class RunError(UndistillError):
-    """A run folder is in use or belongs to another recipe, or a file cannot be written."""
+    """A run folder belongs to another recipe, or a file cannot be written."""
+
+
+class RunInUseError(RunError):
+    """Another process works in a run folder."""
 
 
 class DivergenceError(UndistillError):

@@ -28,8 +28,12 @@ from undistill.victim import Access
 
 __all__ = ["Recipe", "Source", "Weights", "list_recipes", "load_recipe", "make_recipe"]
 
+# libyaml's, which reads a recipe ten times faster; a study reads hundreds.
+_Loader: type[yaml.SafeLoader] = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 _PACKAGED = Path(__file__).parent / "recipes"
 _INSTANCE = "instance("  # the spec of an object that Python code handed over
+# Fields that came later, with their defaults, which are no part of the hash: older runs keep their names.
+_LATER: dict[str, Any] = {"targets": []}
 _WORLD = ("data", "seed", "profile", "holdout", "selection", "device")
 
 
@@ -86,6 +90,7 @@ class Recipe(Training):
     data: str = Field(description="data set spec: cifar10, npz(path='x.npz'), a folder of images")
     model: str = Field(description="model spec: resnet18, preresnet20(width=0.5), module:callable")
     method: str = Field("ce", description="reference, defense or attack: ce, nasty(weight=0.04), kd(temperature=4)")
+    targets: tuple[str, ...] = Field((), description="data sets of other domains, which a defense closes its net to")
     adversary: Recipe | Weights | None = Field(None, description="frozen, normally trained twin of a defense")
     victim: Recipe | Weights | None = Field(None, description="what an attack steals from")
     access: Literal["labels", "probs", "logits", "features", "gradients"] = Field(
@@ -104,6 +109,11 @@ class Recipe(Training):
             return values
         values = {**_data_of(values.get("victim")), **values}
         world = {key: values[key] for key in _WORLD if key in values}
+        if _sees_no_images(values.get("method")):
+            values = {"holdout": 0, "selection": "last", **values}
+        if _uses_targets(values.get("method")):
+            # The epoch that is best on the source's own images may be one before the net was closed to all others.
+            values = {"selection": "last", **values}
         twin = {key: values[key] for key in (*Training.model_fields, *_WORLD, "model") if key in values}
         for key, inherited in (("victim", world), ("adversary", twin)):
             if values.get(key) is not None:
@@ -121,6 +131,12 @@ class Recipe(Training):
     @classmethod
     def _data(cls, value: Any) -> str:
         return _checked(value, parse_dataset_spec, check_dataset_spec)
+
+    @field_validator("targets", mode="before")
+    @classmethod
+    def _targets(cls, value: Any) -> tuple[str, ...]:
+        given = value if isinstance(value, list | tuple) else (value,)
+        return tuple(_checked(each, parse_dataset_spec, check_dataset_spec) for each in given)
 
     @field_validator("model", mode="before")
     @classmethod
@@ -145,8 +161,15 @@ class Recipe(Training):
                 )
         elif self.victim is not None:
             raise ValueError(f"{method.name!r} is not an attack and takes no victim; remove it, or set method=kd")
+        if method.images == "none" and (self.holdout or self.selection == "heldout"):
+            raise ValueError(
+                f"{method.name!r} sees no image of the training set, so none can be held out; leave out holdout and "
+                "selection (those of its victim are victim.holdout and victim.selection)"
+            )
         if self.adversary is not None and not (isinstance(method, Defense) and method.needs_adversary):
             raise ValueError(f"{method.name!r} takes no adversary; remove it, or set method=nasty")
+        if self.targets and not (isinstance(method, Defense) and method.uses_targets):
+            raise ValueError(f"{method.name!r} looks at no target domains; remove targets, or set method=ntl")
         return self
 
     @cached_property
@@ -268,8 +291,8 @@ def _read(source: str | Path, seen: tuple[Path, ...] = ()) -> tuple[dict[str, An
         path = packaged
     try:
         text = path.read_text(encoding="utf-8")
-        fields = yaml.safe_load(text)
-        node = yaml.compose(text, Loader=yaml.SafeLoader)
+        node = yaml.compose(text, Loader=_Loader)
+        fields = yaml.load(text, Loader=_Loader)
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise RecipeError(f"{path} is not a YAML file: {str(error).splitlines()[0]}") from error
     if not isinstance(fields, dict):
@@ -410,11 +433,25 @@ def _data_of(victim: Any) -> dict[str, Any]:
 
 
 def _needs_adversary(method: Any) -> bool:
-    try:
-        found = build_method(method) if method is not None else None
-    except RecipeError:
-        return False  # reported where the field itself is validated
+    found = _method_of(method)
     return isinstance(found, Defense) and found.needs_adversary
+
+
+def _uses_targets(method: Any) -> bool:
+    found = _method_of(method)
+    return isinstance(found, Defense) and found.uses_targets
+
+
+def _sees_no_images(method: Any) -> bool:
+    found = _method_of(method)
+    return found is not None and found.images == "none"
+
+
+def _method_of(method: Any) -> Objective | None:
+    try:
+        return build_method(method) if method is not None else None
+    except RecipeError:
+        return None  # reported where the field itself is validated
 
 
 def _checked(value: Any, parse: Callable[..., Spec], check: Callable[[str], list[str]]) -> str:
@@ -439,11 +476,11 @@ def _in_order(fields: dict[str, Any]) -> dict[str, Any]:
 
 def _content(fields: Mapping[str, Any], drop: tuple[str, ...] = ()) -> dict[str, Any]:
     """Return what decides the result: no label, no device, no path."""
-    ignored = {"name", "folder", "device", "tensorboard", "checkpoint", *drop}
+    ignored = {"name", "folder", "device", "tensorboard", "checkpoint", "tuning", *drop}
     return {
         key: _content(value, drop) if isinstance(value, Mapping) else value
         for key, value in fields.items()
-        if key not in ignored
+        if key not in ignored and not (key in _LATER and value == _LATER[key])
     }
 
 

@@ -20,10 +20,12 @@ from torch import Tensor, nn
 from undistill._version import __version__
 from undistill.attacks import Attack
 from undistill.data import load_dataset
-from undistill.data.dataset import Dataset
+from undistill.data.dataset import Dataset, Images
+from undistill.data.domains import check_domains
 from undistill.engine.device import pick_device
 from undistill.engine.job import Fitted, Job, Watcher
 from undistill.engine.objective import Frozen, Nets
+from undistill.engine.synthetic import read_images
 from undistill.engine.train import STREAM, fit_together
 from undistill.engine.watchers import MetricsLog, TensorBoard, Watchers, read_metrics
 from undistill.errors import CheckpointError, DataError, InterruptedRunError, RecipeError, RunError, RunInUseError
@@ -118,6 +120,10 @@ class Run:
         """Return the data set that the run trained on."""
         return _load_data(self.recipe.data, self.instances)
 
+    def images(self) -> Images | None:
+        """Return the images that a thief without data made (some, where it made them all along); else None."""
+        return read_images(self.folder)
+
     def load_model(self) -> nn.Module:
         """Return the trained net, on CPU and in eval mode.
 
@@ -186,7 +192,7 @@ class Workspace:
             InterruptedRunError: Ctrl-C; every run has saved its state.
             RecipeError: The recipes do not see the same batches.
         """
-        for name in ("data", "device", *STREAM):
+        for name in ("data", "targets", "device", *STREAM):
             if len(values := {getattr(recipe, name) for recipe in recipes}) > 1:
                 raise RecipeError(f"recipes that run together must see the same batches, but {name} is {values}")
         datasets: dict[str, Dataset] = {}
@@ -210,8 +216,10 @@ class Workspace:
             return datasets[spec]
 
         data = load(recipe.data)
+        targets = tuple(load(target) for target in recipe.targets)
+        check_domains(data, targets)
         if run.finished:
-            _check_unchanged(run, data)
+            _check_unchanged(run, data, targets)
             return run
         model = _build(recipe.model, data, recipe.seed, self.instances)
         shape = {"num_classes": data.num_classes, "in_channels": data.in_channels, "image_size": data.image_size}
@@ -220,7 +228,7 @@ class Workspace:
             if isinstance(source, Recipe):
                 _check_alike(load(source.data), data, what)
         adversary, victim = (self._source(source) for source in (recipe.adversary, recipe.victim))
-        return _Prepared(run, recipe, model, data, device, adversary, victim)
+        return _Prepared(run, recipe, model, data, targets, device, adversary, victim)
 
     def find(self, recipe: Recipe) -> Run | None:
         """Return the finished run of a recipe, or None."""
@@ -255,11 +263,12 @@ class Workspace:
         if not prepared:
             return []
         data, device = prepared[0].data, prepared[0].device
+        targets = [target.train for target in prepared[0].targets]
         nets = _Nets(data, device, self.instances)
         with ExitStack() as watching:
             started = [_attempt(self._start, one, nets, watching) for one in prepared]
             jobs = [one.job for one in started if isinstance(one, _Started)]
-            fitted = iter(fit_together(jobs, data, device=device) if jobs else ())
+            fitted = iter(fit_together(jobs, data, device=device, targets=targets) if jobs else ())
         return [
             start if isinstance(start, Exception) else _finish(one, start, next(fitted))
             for one, start in zip(prepared, started, strict=True)
@@ -286,7 +295,7 @@ class Workspace:
             recipe,
             state_path=run.folder / _STATE,
             watcher=watching.enter_context(watchers),
-            origin=sha256(repr((data.fingerprint, sorted(sources.items()))).encode()).hexdigest(),
+            origin=_origin(data, prepared.targets, sources),
         )
         return _Started(job, sources)
 
@@ -299,6 +308,7 @@ class _Prepared:
     recipe: Recipe
     model: nn.Module
     data: Dataset
+    targets: tuple[Dataset, ...]
     device: torch.device
     adversary: Run | Weights | None
     victim: Run | Weights | None
@@ -378,11 +388,18 @@ def _write_result(prepared: _Prepared, started: _Started, fitted: Fitted) -> Run
         "sources_sha256": dict(started.sources),
         "data_fingerprint": data.fingerprint,
         "data_note": data.note,
+        **({"target_fingerprints": [target.fingerprint for target in prepared.targets]} if prepared.targets else {}),
         "provenance": _provenance(recipe, prepared.device),
     }
     write_json(run.folder / _RESULT, result)
     (run.folder / _STATE).unlink(missing_ok=True)
     return run
+
+
+def _origin(data: Dataset, targets: Sequence[Dataset], sources: Mapping[str, str]) -> str:
+    """Return the digest of what a saved state was trained with."""
+    others = tuple(target.fingerprint for target in targets)
+    return sha256(repr((data.fingerprint, *others, sorted(sources.items()))).encode()).hexdigest()
 
 
 def _provenance(recipe: Recipe, device: torch.device) -> dict[str, Any]:
@@ -432,12 +449,14 @@ def _write_recipe(folder: Path, recipe: Recipe) -> None:
         write_text(folder / _RECIPE, recipe.to_yaml())
 
 
-def _check_unchanged(run: Run, data: Dataset) -> None:
-    if run.result["data_fingerprint"] != data.fingerprint:
-        raise DataError(
-            f"{run.folder} was trained on other images: data set {run.recipe.data!r} has changed since; "
-            "restore it, or delete the folder to train anew"
-        )
+def _check_unchanged(run: Run, data: Dataset, targets: Sequence[Dataset]) -> None:
+    known = (run.result["data_fingerprint"], *run.result.get("target_fingerprints", ()))
+    for spec, before, now in zip((run.recipe.data, *run.recipe.targets), known, (data, *targets), strict=True):
+        if before != now.fingerprint:
+            raise DataError(
+                f"{run.folder} was trained on other images: data set {spec!r} has changed since; "
+                "restore it, or delete the folder to train anew"
+            )
 
 
 def _load_data(spec: str, instances: Mapping[str, Any]) -> Dataset:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import json
+from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -13,26 +13,30 @@ from undistill.cli.output import print_json, print_table
 from undistill.errors import RecipeError
 
 if TYPE_CHECKING:
-    from undistill.studies.reproduce import Reproduction
-    from undistill.studies.tables import TableStudy
+    from undistill.studies.study import Request
 
-__all__ = ["EXAMPLES", "reproduce"]
+__all__ = ["EXAMPLES", "print_study", "reproduce"]
 
 EXAMPLES = (
     "Examples: undistill reproduce table1 --smoke · undistill reproduce table1 --seeds 3 · "
-    "undistill reproduce all --dry-run · undistill reproduce table1 --data cifar10=cifar10(subset=5000) --epochs 10 "
-    "--width 0.25"
+    "undistill reproduce all --dry-run · undistill reproduce figure4 --only cifar10 --profile fast · "
+    "undistill reproduce table1 --data cifar10=cifar10(subset=5000) --epochs 10 --width 0.25 · "
+    "undistill reproduce all --executor ray --address auto"
 )
 
 
 def reproduce(
-    study: Annotated[str, typer.Argument(help="table1, table2, table3, table4, table5 or all.")],
+    study: Annotated[str, typer.Argument(help="table1 to table5, figure1 to figure5, or all.")],
     seeds: Annotated[int, typer.Option(min=1, help="Repetitions, for a mean with its interval.")] = 1,
     smoke: Annotated[bool, typer.Option("--smoke", help="Tiny nets and data: shows that all of it works.")] = False,
     only: Annotated[
-        list[str] | None, typer.Option(metavar="ROW", help="Run this row, such as resnet18-nasty; repeatable.")
+        list[str] | None,
+        typer.Option(
+            metavar="ROW",
+            help="Run this row of a table, panel or line of a figure, or study: resnet18-nasty, cifar10; repeatable.",
+        ),
     ] = None,
-    skip: Annotated[list[str] | None, typer.Option(metavar="ROW", help="Leave this row out; repeatable.")] = None,
+    skip: Annotated[list[str] | None, typer.Option(metavar="ROW", help="Leave this out; repeatable.")] = None,
     data: Annotated[
         list[str] | None,
         typer.Option(
@@ -42,89 +46,140 @@ def reproduce(
     ] = None,
     epochs: Annotated[int | None, typer.Option(min=1, help="Fewer epochs; labels the study as reduced.")] = None,
     width: Annotated[float | None, typer.Option(help="Narrower nets; labels the study as reduced.")] = None,
+    profile: Annotated[
+        str,
+        typer.Option(help="exact; fast: the same protocol in faster arithmetic; turbo: another, shorter protocol."),
+    ] = "exact",
     jobs: Annotated[
         int | None,
         typer.Option(min=1, help="Runs at a time; default: one a core on CPU, one on a GPU.", show_default=False),
     ] = None,
-    out: Annotated[Path, typer.Option(metavar="DIR", help="Folder of the runs and of the tables.")] = Path(
+    executor: Annotated[str, typer.Option(help="Where the runs are carried out: local, ray or slurm.")] = "local",
+    address: Annotated[
+        str | None, typer.Option(help="Of the Ray cluster: auto, or ray://host:port.", show_default=False)
+    ] = None,
+    executor_option: Annotated[
+        list[str] | None,
+        typer.Option(metavar="KEY=VALUE", help="For the executor: gpus_per_run=0.25, partition=gpu; repeatable."),
+    ] = None,
+    out: Annotated[Path, typer.Option(metavar="DIR", help="Folder of the runs and of what comes out.")] = Path(
         "undistill-studies"
     ),
     dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Show the runs and which are there; train nothing.")
+        bool, typer.Option("--dry-run", help="Show the runs, which are there, and what the others cost; train nothing.")
     ] = False,
     device: Device = None,
     as_json: AsJson = False,
     quiet: Quiet = False,
 ) -> None:
-    """Run tables of the paper, and put its numbers beside ours.
+    """Run tables and figures of the paper, and put its numbers beside ours.
 
-    A run that several cells need happens once; what is there already is not trained again, so that the same command
-    goes on after Ctrl-C. Runs that fail leave a cell marked so, and exit code 1.
+    A run that several numbers need happens once; what is there already is not trained again, so that the same command
+    goes on after Ctrl-C. Runs that fail leave a number marked so, and exit code 1.
     """
+    from undistill.studies.changes import Changes
     from undistill.studies.progress import make_observer
     from undistill.studies.reproduce import reproduce as run_studies
-    from undistill.studies.tables import Changes, load_studies
+    from undistill.studies.study import Request
 
-    changes = Changes(smoke=smoke, data=_replacements(data or []), epochs=epochs, width=width)
-    studies = load_studies(study, seeds=seeds, only=only or (), skip=skip or (), changes=changes)
+    replacements = _pairs("--data", "NAME=SPEC", data)
+    changes = Changes(smoke, replacements or None, epochs, width, profile)  # type: ignore[arg-type]
+    request = Request(study, seeds, tuple(only or ()), tuple(skip or ()), changes)
     if dry_run:
-        _print_plan(studies, out, as_json=as_json)
+        _print_plan(request, out, jobs=jobs, device=device, as_json=as_json)
         return
     found = run_studies(
-        study, studies, out, jobs=jobs, device=device, observe=lambda total: make_observer(total, quiet=quiet)
+        request,
+        out,
+        jobs=jobs,
+        device=device,
+        executor=executor,
+        executor_options=_pairs("--executor-option", "KEY=VALUE", executor_option),
+        address=address,
+        observe=lambda total: make_observer(total, quiet=quiet),
     )
-    _print_tables(found, quiet=quiet, as_json=as_json)
+    if not found.trained and not quiet:
+        typer.echo("every run has its result already: nothing to train", err=True)
+    print_study(found.content, found.folder, as_json=as_json)
     if found.failed:
         raise typer.Exit(1)
 
 
-def _replacements(given: list[str]) -> dict[str, str]:
-    stray = [f"--data: expected NAME=SPEC, got {text!r}" for text in given if not all(text.partition("=")[::2])]
-    if stray:
-        raise RecipeError(stray)
-    return {name: spec for name, _, spec in (text.partition("=") for text in given)}
+def print_study(content: Mapping[str, Any], folder: Path, *, as_json: bool) -> None:
+    """Print what came out of a study, and the path of its page.
 
-
-def _print_plan(studies: tuple[TableStudy, ...], out: Path, *, as_json: bool) -> None:
-    from undistill.studies.reproduce import plan_studies
-
-    plan, missing = plan_studies(studies, out)
-    todo = {step.hash for step in missing}
-    steps = [(step, "to run" if step.hash in todo else "there") for step in plan.steps]
-    if as_json:
-        runs = [
-            {"name": step.recipe.folder_name, "data": step.recipe.data, "needs": step.needs, "cached": state == "there"}
-            for step, state in steps
-        ]
-        print_json({"runs": runs, "total": len(steps), "missing": len(todo)})
-        return
-    print_table(
-        ("state", "run", "data", "epochs"),
-        [(state, step.recipe.folder_name, step.recipe.data, step.recipe.epochs) for step, state in steps],
-        right=[3],
-    )
-    typer.echo(f"\n{len(steps)} runs: {len(steps) - len(todo)} there, {len(todo)} to run")
-
-
-def _print_tables(found: Reproduction, *, quiet: bool, as_json: bool) -> None:
+    Args:
+        content: What ``study.json`` says.
+        folder: Where it is.
+        as_json: Print that, and the path on stderr.
+    """
     from undistill.console import make_console
-    from undistill.studies.formats import banner, make_grid, to_rich
+    from undistill.studies.formats import banner, make_section, to_rich
+    from undistill.studies.study import Request
 
-    if not found.trained and not quiet:
-        typer.echo("every run has its result already: nothing to train", err=True)
-    page = found.folder / "index.html"
+    page = folder / "index.html"
     if as_json:
-        print_json(json.loads((found.folder / "study.json").read_text(encoding="utf-8")))
+        print_json(content)
         typer.echo(page, err=True)
         return
     console = make_console()
-    for result in found.results:
-        grid = make_grid(result)
-        console.print(to_rich(grid))
-        for note in grid.notes:
+    for section in map(make_section, content["parts"]):
+        for table in to_rich(section):
+            console.print(table)
+        if section.picture:
+            typer.echo(f"{section.heading}: {section.title}: {folder / 'figures' / section.name}.png")
+        for note in section.notes:
             typer.echo(note)
         typer.echo()
-    warning = banner(found.results[0].study.changes)
+    warning = banner(Request.from_json(content["request"]).changes)
     if warning:
         typer.secho(warning, fg=typer.colors.YELLOW)
     typer.echo(page)
+
+
+def _pairs(option: str, form: str, given: list[str] | None) -> dict[str, str]:
+    stray = [f"{option}: expected {form}, got {text!r}" for text in given or () if not all(text.partition("=")[::2])]
+    if stray:
+        raise RecipeError(stray)
+    return {name: value for name, _, value in (text.partition("=") for text in given or ())}
+
+
+def _print_plan(request: Request, out: Path, *, jobs: int | None, device: str | None, as_json: bool) -> None:
+    from undistill.engine.device import pick_device
+    from undistill.studies.estimate import estimate, format_flops, format_seconds, rows, totals
+    from undistill.studies.reproduce import local_slots, plan_studies
+
+    slots, threads = local_slots(jobs, device, request.changes)
+    plan, missing = plan_studies(request.load(), out)
+    cost = estimate(missing, device=pick_device(device or "auto"), threads=threads)
+    costs = {row["hash"]: row for row in rows(cost)}
+    if as_json:
+        runs = [
+            {
+                "name": step.recipe.folder_name,
+                "data": step.recipe.data,
+                "needs": step.needs,
+                "cached": step.hash not in costs,
+                "estimate": costs.get(step.hash),
+            }
+            for step in plan.steps
+        ]
+        print_json({"runs": runs, "total": len(runs), "missing": len(missing), "estimate": totals(cost, slots)})
+        return
+    lines = []
+    for step in plan.steps:
+        run = (step.recipe.folder_name, step.recipe.data, step.recipe.epochs)
+        row = costs.get(step.hash)
+        if row is None:
+            lines.append(("there", *run, "", ""))
+        else:
+            lines.append(("to run", *run, format_flops(row["flops"]), format_seconds(row["seconds"])))
+    print_table(("state", "run", "data", "epochs", "operations", "time alone"), lines, right=[3, 4, 5])
+    typer.echo(f"\n{len(lines)} runs: {len(lines) - len(missing)} there, {len(missing)} to run")
+    if missing:
+        low, high = map(format_seconds, cost.duration(slots))
+        unknown = f", and {cost.unknown} runs of unknown cost" if cost.unknown else ""
+        typer.echo(
+            f"estimated from a short probe: {format_flops(cost.flops)}, {low} to {high} with {slots} at a time on this "
+            f"machine ({cost.device}){unknown}"
+        )

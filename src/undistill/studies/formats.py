@@ -1,9 +1,14 @@
-"""The tables of a study with the paper's numbers beside ours: Markdown, LaTeX, one HTML page, and for a terminal."""
+"""What came out of studies in words, with the paper's numbers beside ours: Markdown, LaTeX, CSV, HTML, a terminal.
+
+All of it is made from the values that ``results.collect`` returns and nothing else.
+"""
 
 from __future__ import annotations
 
+import csv
+import io
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -11,22 +16,43 @@ from jinja2 import ChoiceLoader, Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from undistill._version import __version__
+from undistill.functional import Interval
 from undistill.reporting.wording import signed, value
-from undistill.studies.results import CellResult, TableResult
-from undistill.studies.tables import Changes
+from undistill.studies.cells import COLLAPSED, DISAGREES, Cell
+from undistill.studies.changes import Changes
+from undistill.studies.plots import drawable
+from undistill.studies.study import Part, Request
 
 if TYPE_CHECKING:
     from rich.table import Table as RichTable
 
-__all__ = ["DISAGREES", "Grid", "Shown", "banner", "make_grid", "to_html", "to_markdown", "to_rich", "to_tex"]
+__all__ = [
+    "Grid",
+    "Section",
+    "Shown",
+    "banner",
+    "make_section",
+    "markdown_text",
+    "section_markdown",
+    "summary",
+    "to_csv",
+    "to_html",
+    "to_markdown",
+    "to_rich",
+    "to_tex",
+]
 
-DISAGREES, COLLAPSED = "≠", "†"
 _TEX = {
     "≠": r"$\neq$",
     "†": r"\dag{}",
     "±": r"$\pm$",
     "−": r"$-$",
     "–": "--",
+    "τₛ": r"$\tau_s$",
+    "τ": r"$\tau$",
+    "ω": r"$\omega$",
+    "α": r"$\alpha$",
+    "·": r"$\cdot$",
     **{character: f"\\{character}" for character in "&%$#_{}"},
     "~": r"\textasciitilde{}",
     "^": r"\textasciicircum{}",
@@ -46,9 +72,9 @@ class Shown:
     """
 
     ours: str
-    difference: str
-    marks: str
-    paper: str
+    difference: str = ""
+    marks: str = ""
+    paper: str = ""
 
     @property
     def failed(self) -> bool:
@@ -71,94 +97,162 @@ class Grid:
     """One table in words.
 
     Attributes:
+        caption: What it is in a section with several; empty where there is one.
+        corner: What the rows are.
+        columns: Labels.
+        rows: Label and cells; None where there is nothing.
+    """
+
+    caption: str
+    corner: str
+    columns: tuple[str, ...]
+    rows: tuple[tuple[str, tuple[Shown | None, ...]], ...]
+
+    @property
+    def lines(self) -> Iterator[tuple[bool, list[str]]]:
+        """Of each row ours and, where it has a number, the paper's, which is marked so."""
+        for label, cells in self.rows:
+            yield False, [label, *("–" if cell is None else cell.mine for cell in cells)]
+            if any(cell is not None and cell.paper for cell in cells):
+                yield True, ["paper", *("–" if cell is None else cell.paper or "–" for cell in cells)]
+
+
+@dataclass(frozen=True)
+class Section:
+    """One table or figure in words.
+
+    Attributes:
         name: ``"table1"``.
         heading: ``"Table 1"``.
-        title: As the paper has it.
-        columns: Labels.
-        rows: Label and cells; None where the paper's table has a dash.
-        notes: What a reader must know beside the numbers.
+        title: What it shows.
+        picture: Whether ``figures/<name>.png`` and ``.svg`` show it.
+        grids: Its numbers.
+        notes: What a reader must know beside them.
     """
 
     name: str
     heading: str
     title: str
-    columns: tuple[str, ...]
-    rows: tuple[tuple[str, tuple[Shown | None, ...]], ...]
+    picture: bool
+    grids: tuple[Grid, ...]
     notes: tuple[str, ...]
 
 
 def banner(changes: Changes) -> str:
     """Return what must stand above numbers that were not made by the paper's protocol; empty if they were."""
-    if changes.label == "smoke":
+    if changes.smoke:
         return (
             "Smoke: tiny nets on a few images of handwritten digits. It shows that the program works; the numbers "
             "mean nothing and cannot be compared with the paper's."
         )
-    if changes.label == "reduced":
-        parts = [f"{name} replaced by {spec}" for name, spec in (changes.data or {}).items()]
-        parts += [f"{changes.epochs} epochs"] if changes.epochs else []
-        parts += [f"nets of width {changes.width:g}"] if changes.width else []
-        return f"Reduced: {', '.join(parts)}. Not the paper's protocol; its numbers are there for orientation."
-    return ""
+    parts = [f"{name} replaced by {spec}" for name, spec in (changes.data or {}).items()]
+    parts += [f"{changes.epochs} epochs"] if changes.epochs else []
+    parts += [f"nets of width {changes.width:g}"] if changes.width else []
+    parts += ["the turbo protocol, which is shorter"] if changes.profile == "turbo" else []
+    if not parts:
+        return ""
+    kind = "Turbo" if changes.label == "turbo" else "Reduced"
+    return f"{kind}: {', '.join(parts)}. Not the paper's protocol; its numbers are there for orientation."
 
 
-def make_grid(result: TableResult) -> Grid:
-    """Put the results of a table in words."""
-    paper, cells = result.study.paper, result.cells
-    several = len(paper.datasets) > 1
-    labels = tuple(f"{c.label} ({c.dataset})" if several else c.label for c in paper.columns.values())
-    rows = []
-    for row in result.study.rows:
-        line = tuple(
-            _shown(cells[row, column], result.study.seeds) if (row, column) in cells else None
-            for column in paper.columns
-        )
-        rows.append((paper.rows[row].label, line))
-    heading = f"Table {paper.id.removeprefix('table')}"
-    return Grid(paper.id, heading, paper.title, labels, tuple(rows), tuple(_notes(result)))
+def summary(content: Mapping[str, Any]) -> str:
+    """Return how a study was made, in one line."""
+    request = Request.from_json(content["request"])
+    seeds = "1 seed" if request.seeds == 1 else f"{request.seeds} seeds"
+    return f"{seeds}, profile {request.changes.profile}, undistill {content['undistill']}"
 
 
-def to_markdown(grids: Sequence[Grid], changes: Changes) -> str:
-    """Write tables as GitHub Markdown: each row, and the paper's below it."""
-    blocks = [f"**{_md(banner(changes))}**"] if banner(changes) else []
-    for grid in grids:
-        lines = [[_md(text) for text in line] for line in _lines(grid)]
-        rule = ["---", *["---:"] * len(grid.columns)]
-        table = "\n".join(f"| {' | '.join(line)} |" for line in (lines[0], rule, *lines[1:]))
-        blocks += [f"## {grid.heading}: {_md(grid.title)}", table, "\n".join(f"- {_md(note)}" for note in grid.notes)]
+def make_section(part: Part) -> Section:
+    """Put a part of a study in words."""
+    words = re.fullmatch(r"([a-z]+)(\d+)", part["name"])
+    heading = f"{words[1].title()} {words[2]}" if words else part["name"]
+    grids = tuple(_GRIDS.get(part["kind"], _no_grids)(part))
+    return Section(part["name"], heading, part["title"], drawable(part), grids, tuple(part["notes"]))
+
+
+def to_markdown(content: Mapping[str, Any]) -> str:
+    """Write a study as GitHub Markdown: each row, and the paper's below it."""
+    request = Request.from_json(content["request"])
+    warning = banner(request.changes)
+    blocks = [f"**{markdown_text(warning)}**"] if warning else []
+    blocks += [f"`{request.command}`: {markdown_text(summary(content))}."]
+    blocks += [section_markdown(make_section(part)) for part in content["parts"]]
     return "\n\n".join(blocks) + "\n"
 
 
-def to_tex(grids: Sequence[Grid], changes: Changes) -> str:
-    """Write tables as LaTeX; they need the package booktabs."""
-    blocks = []
-    for grid in grids:
-        header, *lines = [" & ".join(_tex(text) for text in line) + r" \\" for line in _lines(grid)]
-        body = [r"\midrule" if i % 2 == 0 else r"\addlinespace[-2pt]" for i in range(len(lines))]
-        rows = [part for pair in zip(body, lines, strict=True) for part in pair]
-        caption = " ".join(filter(None, [banner(changes), f"{grid.heading} of the paper: {grid.title}."]))
-        blocks.append(
+def section_markdown(section: Section, *, level: int = 2, folder: str = "") -> str:
+    """Write one table or figure as GitHub Markdown.
+
+    Args:
+        section: What to write.
+        level: Of its heading.
+        folder: Prefix of the paths of figures.
+    """
+    blocks = [f"{'#' * level} {section.heading}: {markdown_text(section.title)}"]
+    if section.picture:
+        blocks.append(f"![{section.heading}]({folder}figures/{section.name}.png)")
+    for grid in section.grids:
+        lines = [[markdown_text(text) for text in line] for _, line in grid.lines]
+        header = [markdown_text(text) for text in (grid.corner, *grid.columns)]
+        rule = ["---", *["---:"] * len(grid.columns)]
+        table = "\n".join(f"| {' | '.join(line)} |" for line in (header, rule, *lines))
+        blocks += [f"**{markdown_text(grid.caption)}**", table] if grid.caption else [table]
+    if section.notes:
+        blocks.append("\n".join(f"- {markdown_text(note)}" for note in section.notes))
+    return "\n\n".join(blocks)
+
+
+def to_tex(content: Mapping[str, Any]) -> str:
+    """Write a study as LaTeX; it needs the packages booktabs and graphicx."""
+    warning = banner(Request.from_json(content["request"]).changes)
+    floats = []
+    for section in map(make_section, content["parts"]):
+        caption = " ".join(filter(None, [warning, f"{section.heading} of the paper: {section.title}."]))
+        kind = "figure" if section.picture else "table"
+        body = [rf"\includegraphics[width=\linewidth]{{figures/{section.name}.png}}"] if section.picture else []
+        for grid in section.grids:
+            body += [rf"\par\medskip {_tex(grid.caption)}\par\smallskip"] if grid.caption else []
+            body += list(_tabular(grid))
+        floats.append(
             "\n".join(
                 [
-                    r"\begin{table}",
+                    rf"\begin{{{kind}}}",
                     r"\centering",
                     rf"\caption{{{_tex(caption)}}}",
-                    rf"\begin{{tabular}}{{l{'r' * len(grid.columns)}}}",
-                    r"\toprule",
-                    header,
-                    *rows,
-                    r"\bottomrule",
-                    r"\end{tabular}",
-                    rf"\par\smallskip\footnotesize {_tex(' '.join(grid.notes))}",
-                    r"\end{table}",
+                    *body,
+                    rf"\par\smallskip\footnotesize {_tex(' '.join(section.notes))}",
+                    rf"\end{{{kind}}}",
                 ]
             )
         )
-    return "% \\usepackage{booktabs}\n" + "\n\n".join(blocks) + "\n"
+    return "% \\usepackage{booktabs,graphicx}\n" + "\n\n".join(floats) + "\n"
 
 
-def to_html(grids: Sequence[Grid], changes: Changes, provenance: dict[str, list[Any]]) -> str:
-    """Write tables as one page that needs nothing beside it."""
+def to_csv(content: Mapping[str, Any]) -> str:
+    """Write a study as CSV: a line for each number and seed.
+
+    ``row`` and ``column`` are those of a table, or panel and line of a figure, whose normally trained nets have no
+    ``x``; ``failure`` says why a seed has no accuracy.
+    """
+    file = io.StringIO()
+    writer = csv.writer(file, lineterminator="\n")
+    writer.writerow(["study", "row", "column", "x", "seed", "accuracy", "run", "failure", "paper"])
+    for part in content["parts"]:
+        for row, column, x, cell in _cells(part):
+            for seed in sorted({**cell["values"], **cell["failures"]}, key=int):
+                failure = cell["failures"].get(seed, {}).get("reason")
+                mine = [cell["values"].get(seed), cell["runs"].get(seed), failure]
+                writer.writerow([part["name"], row, column, x, seed, *mine, cell["paper"]])
+    return file.getvalue()
+
+
+def to_html(content: Mapping[str, Any], pictures: Mapping[str, str]) -> str:
+    """Write a study as one page that needs nothing beside it.
+
+    Args:
+        content: What came out.
+        pictures: Data URIs of the figures by the names of their parts.
+    """
     environment = Environment(
         loader=ChoiceLoader([PackageLoader("undistill.studies", "."), PackageLoader("undistill.reporting")]),
         autoescape=True,
@@ -166,75 +260,149 @@ def to_html(grids: Sequence[Grid], changes: Changes, provenance: dict[str, list[
         trim_blocks=True,
         lstrip_blocks=True,
     )
+    request = Request.from_json(content["request"])
     style = Markup(environment.get_template("style.css").render())  # ours, and free of anything to escape
-    shown = [(key.replace("_", " "), ", ".join(map(str, values))) for key, values in provenance.items()]
+    provenance = [(key.replace("_", " "), ", ".join(map(str, found))) for key, found in content["provenance"].items()]
     return environment.get_template("study.html").render(
-        grids=grids,
-        banner=banner(changes),
-        label="" if changes.label == "paper" else f" ({changes.label})",
-        provenance=shown,
+        sections=[make_section(part) for part in content["parts"]],
+        pictures=pictures,
+        banner=banner(request.changes),
+        label="" if request.changes.label == "paper" else f" ({request.changes.label})",
+        command=request.command,
+        summary=summary(content),
+        provenance=provenance,
         style=style,
         version=__version__,
     )
 
 
-def to_rich(grid: Grid) -> RichTable:
-    """Return a table for a terminal."""
+def to_rich(section: Section) -> Iterator[RichTable]:
+    """Yield the tables of a section for a terminal."""
     from rich import box
     from rich.table import Table as RichTable
     from rich.text import Text
 
-    header, *lines = _lines(grid)
-    table = RichTable(title=Text(f"{grid.heading}: {grid.title}"), box=box.SIMPLE_HEAD, title_justify="left")
-    for i, name in enumerate(header):
-        table.add_column(Text(name), justify="right" if i else "left")
-    for i, line in enumerate(lines):
-        cells = [Text(text, style="red" if text == "failed" else "") for text in line]
-        table.add_row(*cells, style="dim" if i % 2 else None, end_section=bool(i % 2))
-    return table
+    for grid in section.grids:
+        title = ", ".join(filter(None, [f"{section.heading}: {section.title}", grid.caption]))
+        table = RichTable(title=Text(title), box=box.SIMPLE_HEAD, title_justify="left")
+        for i, name in enumerate((grid.corner, *grid.columns)):
+            table.add_column(Text(name), justify="right" if i else "left")
+        for paper, line in grid.lines:
+            cells = [Text(text, style="red" if text == "failed" else "") for text in line]
+            table.add_row(*cells, style="dim" if paper else None, end_section=paper)
+        yield table
 
 
-def _lines(grid: Grid) -> Iterator[list[str]]:
-    """Yield the header, and of each row ours and the paper's."""
-    yield ["Network", *grid.columns]
-    for label, cells in grid.rows:
-        yield [label, *("–" if cell is None else cell.mine for cell in cells)]
-        yield ["paper", *("–" if cell is None else cell.paper or "–" for cell in cells)]
+def _table_grids(part: Part) -> Iterator[Grid]:
+    columns = part["columns"]
+    several = len({column["data"] for column in columns}) > 1
+    labels = tuple(f"{c['label']} ({c['data']})" if several else c["label"] for c in columns)
+    rows = tuple(
+        (row["label"], tuple(_shown(row["cells"].get(column["name"]), part["seeds"]) for column in columns))
+        for row in part["rows"]
+    )
+    yield Grid("", "Network", labels, rows)
 
 
-def _shown(cell: CellResult, seeds: int) -> Shown:
-    ours = "" if cell.accuracy is None else value(cell.accuracy, with_n=cell.accuracy.n != seeds)
-    difference = "" if cell.difference is None else f"({signed(cell.difference)})"
-    printed = "" if cell.paper.value is None else f"{cell.paper.value:.2f}"
-    if cell.paper.difference is not None:
-        printed += f" ({signed(cell.paper.difference)})"
-    return Shown(ours, difference, DISAGREES * bool(cell.disagrees) + COLLAPSED * bool(cell.collapsed), printed)
+def _curve_grids(part: Part) -> Iterator[Grid]:
+    for panel in part["panels"]:
+        dashed = {reference["line"]: reference for reference in panel["references"]}
+        swept = list(dict.fromkeys(point["x"] for line in panel["lines"] for point in line["points"]))
+        rows = []
+        for line in panel["lines"]:
+            points = {point["x"]: point for point in line["points"]}
+            cells = [points.get(x) for x in swept] + ([dashed.get(line["name"])] if dashed else [])
+            rows.append((line["label"], tuple(_shown(cell, part["seeds"]) for cell in cells)))
+        columns = (*(f"{x:g}" for x in swept), *(["trained normally"] if dashed else []))
+        yield Grid(panel["title"], f"{panel['x']['label']} =", columns, tuple(rows))
 
 
-def _notes(result: TableResult) -> Iterator[str]:
-    paper, study = result.study.paper, result.study
-    yield "In brackets: the difference, in points, to the reference that the paper takes, which is of the same table."
-    if study.seeds == 1:
-        yield "One seed (n=1): the spread over seeds is not known, so nothing says whether we agree with the paper."
-    else:
-        yield f"Mean ± 95 % interval (Student's t) over {study.seeds} seeds; n where there are fewer."
-    if any(cell.disagrees for cell in result.cells.values()):
-        yield f"{DISAGREES} The paper's number is outside our interval."
-    if any(cell.collapsed for cell in result.cells.values()):
-        yield f"{COLLAPSED} Collapsed: more than 90 % of the answers of a seed are one class."
-    for (row, column), cell in result.cells.items():
-        where = f"{paper.rows[row].label}, {paper.columns[column].label}"
-        for seed, failure in cell.failures.items():
-            log = f" (log: {failure.log.name})" if failure.log else ""
-            yield f"Failed: {where}, seed {seed}: {failure.reason}{log}"
-        erratum = paper.erratum(row, column)
-        if erratum is not None:
-            yield f"In the paper, {where}: {erratum.note}"
+def _response_grids(part: Part) -> Iterator[Grid]:
+    classes = part.get("classes", ())
+
+    def highest(probabilities: list[float]) -> Shown:
+        order = sorted(range(len(classes)), key=lambda k: -probabilities[k])[:3]
+        return Shown(", ".join(f"{classes[k]}: {probabilities[k]:.2f}" for k in order))
+
+    rows = tuple(
+        (
+            f"{classes[example['label']]} (image {example['index']})",
+            (highest(example["normal"]), highest(example["nasty"])),
+        )
+        for example in part.get("examples", ())
+    )
+    yield Grid("", "True class", ("Normal teacher, highest three", "Nasty teacher, highest three"), rows)
 
 
-def _md(text: str) -> str:
+def _embedding_grids(part: Part) -> Iterator[Grid]:
+    rows = tuple(
+        (
+            panel["title"],
+            (
+                Shown(str(panel["dimension"])),
+                None if panel["silhouette"] is None else Shown(f"{panel['silhouette']:.2f}".replace("-", "−")),
+                Shown(f"{100 * panel['knn_accuracy']:.1f}"),
+            ),
+        )
+        for panel in part.get("panels", ())
+    )
+    yield Grid("", "Space", ("Dimensions", "Silhouette", "Nearest neighbors right, %"), rows)
+
+
+def _no_grids(part: Part) -> Iterator[Grid]:
+    yield from ()
+
+
+_GRIDS: dict[str, Callable[[Part], Iterator[Grid]]] = {
+    "table": _table_grids,
+    "curves": _curve_grids,
+    "responses": _response_grids,
+    "embeddings": _embedding_grids,
+}
+
+
+def _cells(part: Part) -> Iterator[tuple[str, str, float | str, Cell]]:
+    """Yield row, column, x and cell of each number."""
+    for row in part.get("rows", ()) if part["kind"] == "table" else ():
+        yield from ((row["name"], column, "", cell) for column, cell in row["cells"].items())
+    for panel in part["panels"] if part["kind"] == "curves" else ():
+        for line in panel["lines"]:
+            yield from ((panel["name"], line["name"], point["x"], point) for point in line["points"])
+        yield from ((panel["name"], reference["name"], "", reference) for reference in panel["references"])
+
+
+def _shown(cell: Cell | None, seeds: int) -> Shown | None:
+    if cell is None:
+        return None
+    interval = Interval(cell["mean"], cell["half_width"], cell["n"])
+    ours = "" if cell["mean"] is None else value(interval, with_n=cell["n"] != seeds)
+    difference = "" if cell["difference"] is None else f"({signed(cell['difference'])})"
+    printed = "" if cell["paper"] is None else f"{cell['paper']:.2f}"
+    if cell["paper_difference"] is not None:
+        printed += f" ({signed(cell['paper_difference'])})"
+    marks = DISAGREES * bool(cell["disagrees"]) + COLLAPSED * bool(cell["collapsed_seeds"])
+    return Shown(ours, difference, marks, printed)
+
+
+def _tabular(grid: Grid) -> Iterator[str]:
+    yield rf"\begin{{tabular}}{{l{'r' * len(grid.columns)}}}"
+    yield r"\toprule"
+    yield _tex_line([grid.corner, *grid.columns])
+    for paper, line in grid.lines:
+        yield r"\addlinespace[-2pt]" if paper else r"\midrule"
+        yield _tex_line(line)
+    yield r"\bottomrule"
+    yield r"\end{tabular}"
+
+
+def _tex_line(texts: list[str]) -> str:
+    return " & ".join(_tex(text) for text in texts) + r" \\"
+
+
+def markdown_text(text: str) -> str:
+    """Return text as Markdown that shows it as it is."""
     return re.sub(r"([\\|*_<>`\[\]])", r"\\\1", text)
 
 
 def _tex(text: str) -> str:
-    return "".join(_TEX.get(character, character) for character in text)
+    return re.sub("|".join(map(re.escape, _TEX)), lambda match: _TEX[match[0]], text)

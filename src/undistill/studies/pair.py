@@ -22,7 +22,7 @@ from undistill.storage import write_json
 from undistill.studies.study import Part, Study
 
 if TYPE_CHECKING:
-    from undistill.studies.local import Failure
+    from undistill.studies.executors import Failure
 
 __all__ = ["TEACHERS", "PairStudy", "Teachers", "remember"]
 

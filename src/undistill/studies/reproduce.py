@@ -1,12 +1,13 @@
-"""Plan, run and report tables of the paper."""
+"""Plan, run and report what was asked for of the paper's tables and figures."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from filelock import FileLock, Timeout
 
@@ -16,15 +17,15 @@ from undistill.engine.device import pick_device
 from undistill.errors import DataError, RecipeError, RunError
 from undistill.registry import Spec
 from undistill.run import Workspace
-from undistill.storage import write_json, write_text
-from undistill.studies.formats import make_grid, to_html, to_markdown, to_tex
-from undistill.studies.local import LocalExecutor
+from undistill.studies.changes import Changes
+from undistill.studies.executors import make_executor
 from undistill.studies.plan import Plan, Step
 from undistill.studies.progress import Observer, make_observer
-from undistill.studies.results import TableResult, evaluate, to_json
-from undistill.studies.tables import TableStudy
+from undistill.studies.render import render
+from undistill.studies.results import FinishedRuns, collect, write_study
+from undistill.studies.study import Request, Study
 
-__all__ = ["Reproduction", "check_data", "plan_studies", "reproduce", "runs_folder"]
+__all__ = ["Reproduction", "check_data", "local_slots", "plan_studies", "reproduce", "runs_folder"]
 
 
 @dataclass(frozen=True)
@@ -32,19 +33,20 @@ class Reproduction:
     """What came out.
 
     Attributes:
-        folder: Holds ``study.json``, ``tables.md``, ``tables.tex`` and ``index.html``.
-        results: One a table.
+        folder: Holds ``study.json``, and in other forms what it says: ``tables.md``, ``tables.tex``, ``tables.csv``,
+            ``figures/`` and ``index.html``.
+        content: What ``study.json`` says.
         trained: Number of runs that were missing.
     """
 
     folder: Path
-    results: tuple[TableResult, ...]
+    content: Mapping[str, Any]
     trained: int
 
     @property
     def failed(self) -> bool:
-        """Whether a cell has no result, or not of every seed."""
-        return any(result.failed for result in self.results)
+        """Whether a number is missing, or one of its seeds."""
+        return any(part["failed"] for part in self.content["parts"])
 
 
 def runs_folder(out: Path) -> Path:
@@ -52,55 +54,86 @@ def runs_folder(out: Path) -> Path:
     return out / "runs"
 
 
-def plan_studies(studies: Iterable[TableStudy], out: Path) -> tuple[Plan, tuple[Step, ...]]:
+def plan_studies(studies: Iterable[Study], out: Path) -> tuple[Plan, tuple[Step, ...]]:
     """Return the plan of studies, and the steps of it that have no result in ``out`` yet."""
     plan = Plan.of(recipe for study in studies for recipe in study.recipes)
     return plan, plan.missing(Workspace(runs_folder(out)))
 
 
 def reproduce(
-    name: str,
-    studies: Sequence[TableStudy],
+    request: Request,
     out: Path,
     *,
     jobs: int | None = None,
     device: str | None = None,
+    executor: str = "local",
+    executor_options: Mapping[str, str] | None = None,
+    address: str | None = None,
     observe: Callable[[int], Observer] = make_observer,
 ) -> Reproduction:
-    """Run what is missing of studies, and write their tables.
+    """Run what is missing of studies, and write what came out.
 
     Args:
-        name: Of the study: a table's, or ``"all"``; names the folder of the tables.
-        studies: From ``load_studies``, one or more.
-        out: Folder of the runs, which all studies in it share, and of the tables.
+        request: Which studies, and how.
+        out: Folder of the runs, which all studies in it share, and of what comes out.
         jobs: Runs at a time; default: one on CUDA, one a core on CPU.
         device: Overrides the recipes' device.
+        executor: Where the runs are carried out: ``local``, ``ray`` or ``slurm``.
+        executor_options: What that executor takes besides.
+        address: Of the cluster.
         observe: Called with the number of runs that are missing; returns who watches them.
 
     Returns:
-        What came out. A run that failed is a cell without a number, and is tried again by the next call.
+        What came out. A run that failed is a number that is missing, and is tried again by the next call.
 
     Raises:
+        RecipeError: The request is wrong.
         DataError: A data set is missing; before anything is trained.
         InterruptedRunError: Ctrl-C; the same call goes on.
         RunError: Another process works in ``out``, or a file cannot be written.
     """
+    studies = request.load()
+    here = executor == "local"
+    slots, threads = local_slots(jobs, device, request.changes) if here else (jobs, 1)
+    carrier = make_executor(
+        executor,
+        runs=runs_folder(out),
+        logs=out / "logs",
+        jobs=slots,
+        threads=threads,
+        device=device,
+        address=address,
+        options=executor_options,
+    )
+    with _locked(out):
+        workspace = FinishedRuns(runs_folder(out), device=device if here else None)
+        missing = Plan.of(recipe for study in studies for recipe in study.recipes).missing(workspace)
+        check_data(spec for step in missing for spec in (step.recipe.data, *step.recipe.targets))
+        failures = carrier.carry_out(missing, observe(len(missing))) if missing else {}
+        content = collect(request, studies, workspace, failures, out / "cache")
+        folder = out / request.folder
+        render(content, folder)
+        write_study(content, folder)
+    return Reproduction(folder, content, len(missing))
+
+
+def local_slots(jobs: int | None, device: str | None, changes: Changes) -> tuple[int, int | None]:
+    """Return how many runs this machine takes at a time, and the CPU threads of each; None for all.
+
+    Args:
+        jobs: As asked for; default: one on CUDA, one a core on CPU.
+        device: As asked for.
+        changes: Smoke numbers are the same however many runs share the machine, which sums in another order are not.
+
+    Raises:
+        DeviceError: This machine does not have the device.
+        RecipeError: ``jobs`` is below 1.
+    """
     if jobs is not None and jobs < 1:
         raise RecipeError(f"jobs: must be 1 or more, got {jobs}")
-    where = pick_device(device or "auto")
-    jobs = jobs or (1 if where.type == "cuda" else os.cpu_count() or 1)
-    changes = studies[0].changes
-    folder = out / (name if changes.label == "paper" else f"{name}-{changes.label}")
-    with _locked(out):
-        _, missing = plan_studies(studies, out)
-        check_data(step.recipe.data for step in missing)
-        # Smoke numbers are the same however many runs share the machine; sums in another order would change them.
-        threads = 1 if where.type == "cpu" and (jobs > 1 or changes.smoke) else None
-        executor = LocalExecutor(runs_folder(out), out / "logs", jobs, threads, device)
-        failures = executor.carry_out(missing, observe(len(missing))) if missing else {}
-        results = tuple(evaluate(study, Workspace(runs_folder(out)), failures) for study in studies)
-        _write(name, results, folder)
-    return Reproduction(folder, results, len(missing))
+    cpu = pick_device(device or "auto").type == "cpu"
+    slots = jobs or (os.cpu_count() or 1 if cpu else 1)
+    return slots, 1 if cpu and (slots > 1 or changes.smoke) else None
 
 
 def check_data(specs: Iterable[str]) -> None:
@@ -110,28 +143,18 @@ def check_data(specs: Iterable[str]) -> None:
         DataError: It names every one that is missing, and the command that fetches it.
     """
     list_datasets()  # sources declare their files when they are imported
+    names = {spec: Spec.parse(spec).name if "/" not in spec.partition("(")[0] else spec for spec in specs}
     problems = []
-    for spec in dict.fromkeys(specs):
-        name = Spec.parse(spec).name if "/" not in spec.partition("(")[0] else spec
-        if name not in REMOTES:
-            load_dataset(spec)
-            continue
+    for name in dict.fromkeys(name for name in names.values() if name in REMOTES):
         bad = [file for file in verify(name) if file.state != "ok"]
         if bad:
             states = ", ".join(f"{file.path.name} is {file.state}" for file in bad)
             problems.append(f"{name}: {states}; run `undistill data fetch {name}`, or replace it: --data {name}=SPEC")
     if problems:
         raise DataError("; ".join(problems))
-
-
-def _write(name: str, results: Sequence[TableResult], folder: Path) -> None:
-    changes = results[0].study.changes
-    content = to_json(name, results)
-    grids = [make_grid(result) for result in results]
-    write_text(folder / "tables.md", to_markdown(grids, changes))
-    write_text(folder / "tables.tex", to_tex(grids, changes))
-    write_text(folder / "index.html", to_html(grids, changes, content["provenance"]))
-    write_json(folder / "study.json", content)
+    for spec, name in names.items():
+        if name not in REMOTES:
+            load_dataset(spec)
 
 
 @contextmanager

@@ -1,142 +1,131 @@
-"""What came out of a study: every cell beside the paper's number."""
+"""What came out of studies, as one file of plain values that cannot be edited unnoticed."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
-from typing import Any
+import json
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from hashlib import sha256
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from undistill._version import __version__
-from undistill.functional import Interval, mean_interval
+from undistill.errors import RunError, UndistillError
+from undistill.recipe import Recipe
 from undistill.run import Run, Workspace
-from undistill.studies.local import Failure
-from undistill.studies.paper import PaperCell
-from undistill.studies.tables import TableStudy
+from undistill.storage import write_json
+from undistill.studies.study import Request, Study
 
-__all__ = ["CellResult", "TableResult", "evaluate", "to_json"]
+if TYPE_CHECKING:
+    from undistill.studies.executors import Failure
 
-_FORMAT = 1
+__all__ = ["FinishedRuns", "collect", "find_studies", "is_study", "read_study", "write_study"]
 
-
-@dataclass(frozen=True)
-class CellResult:
-    """One cell of a table.
-
-    Attributes:
-        paper: What the paper prints there.
-        runs: Finished runs by seed.
-        failures: Why a seed has no run, by seed.
-        reference: Mean accuracy in percent that ``difference`` is measured against, None where the cell is a
-            reference itself, or its reference was left out or failed.
-    """
-
-    paper: PaperCell
-    runs: Mapping[int, Run]
-    failures: Mapping[int, Failure]
-    reference: float | None = None
-
-    @property
-    def values(self) -> dict[int, float]:
-        """Test accuracy in percent by seed."""
-        return {seed: run.accuracy for seed, run in self.runs.items()}
-
-    @property
-    def accuracy(self) -> Interval | None:
-        """Mean over seeds with its 95 % interval (Student's t); None if every seed failed."""
-        return mean_interval(self.values.values()) if self.runs else None
-
-    @property
-    def difference(self) -> float | None:
-        """Points above the reference."""
-        if self.accuracy is None or self.reference is None:
-            return None
-        return self.accuracy.mean - self.reference
-
-    @property
-    def disagrees(self) -> bool | None:
-        """Whether the paper's number lies outside our interval; None where one of the two is missing."""
-        if self.accuracy is None or self.accuracy.half_width is None or self.paper.value is None:
-            return None
-        return abs(self.accuracy.mean - self.paper.value) > self.accuracy.half_width
-
-    @property
-    def collapsed(self) -> tuple[int, ...]:
-        """Seeds whose net gives nearly one answer to everything."""
-        return tuple(seed for seed, run in self.runs.items() if run.collapsed)
+_FILE, _FORMAT = "study.json", 2
+_TOLD = 3  # differences that a message spells out
 
 
 @dataclass(frozen=True)
-class TableResult:
-    """One table.
+class FinishedRuns(Workspace):
+    """A workspace that looks for a run until it finds it, and then no more: many numbers share one."""
 
-    Attributes:
-        study: What was to be run.
-        cells: By (row, column).
-    """
+    known: dict[str, Run] = field(default_factory=dict, repr=False)
 
-    study: TableStudy
-    cells: Mapping[tuple[str, str], CellResult]
-
-    @property
-    def failed(self) -> bool:
-        """Whether a seed of a cell has no result."""
-        return any(cell.failures for cell in self.cells.values())
+    def find(self, recipe: Recipe) -> Run | None:
+        """Return the finished run of a recipe, or None."""
+        if recipe.hash not in self.known:
+            run = super().find(recipe)
+            if run is None:
+                return None
+            self.known[recipe.hash] = run
+        return self.known[recipe.hash]
 
 
-def evaluate(study: TableStudy, workspace: Workspace, failures: Mapping[str, Failure]) -> TableResult:
-    """Read the finished runs of a study.
+def collect(
+    request: Request,
+    studies: Sequence[Study],
+    workspace: Workspace,
+    failures: Mapping[str, Failure],
+    cache: Path,
+) -> dict[str, Any]:
+    """Return what came out of studies: accuracies in percent, differences in points.
+
+    It holds nothing of when or how often the studies were interrupted: the same runs give the same values.
 
     Args:
-        study: The table.
-        workspace: Where its runs are.
+        request: What was asked for.
+        studies: What it stands for.
+        workspace: Where the runs are.
         failures: Why runs have no result, by hash.
+        cache: Folder for what takes long to compute.
 
     Raises:
         RunError: A result is damaged.
     """
-    cells: dict[tuple[str, str], CellResult] = {}
-    for (row, column), recipes in study.cells.items():
-        runs = {recipe.seed: run for recipe in recipes if (run := workspace.find(recipe)) is not None}
-        lost = {r.seed: failures.get(r.hash, Failure("not run")) for r in recipes if r.seed not in runs}
-        cells[row, column] = CellResult(study.paper.cell(row, column), runs, lost)
-    for where in cells:
-        reference = cells.get(_reference(study, *where))
-        if reference is not None and reference.accuracy is not None:
-            cells[where] = replace(cells[where], reference=reference.accuracy.mean)
-    return TableResult(study, cells)
-
-
-def to_json(name: str, results: Sequence[TableResult]) -> dict[str, Any]:
-    """Return the results of a study as plain values: accuracies in percent, differences in points.
-
-    They hold nothing of when or how often the study was interrupted: the same runs give the same values.
-
-    Args:
-        name: The study: a table's name, or ``"all"``.
-        results: Its tables, one or more.
-    """
-    study = results[0].study
-    runs = [run for result in results for cell in result.cells.values() for run in cell.runs.values()]
-    return {
+    runs = (workspace.find(recipe) for study in studies for recipe in study.recipes)
+    content = {
         "format": _FORMAT,
         "undistill": __version__,
-        "study": name,
-        "kind": study.changes.label,
-        "changes": study.changes.describe(),
-        "seeds": study.seeds,
-        "provenance": _provenance(runs),
-        "tables": [_table(result) for result in results],
+        "study": request.study,
+        "request": request.to_json(),
+        "kind": request.changes.label,
+        "changes": request.changes.describe(),
+        "seeds": request.seeds,
+        "provenance": _provenance(run for run in runs if run is not None),
+        "parts": [study.evaluate(workspace, failures, cache) for study in studies],
     }
+    return {**content, "sha256": _checksums(content)}
 
 
-def _reference(study: TableStudy, row: str, column: str) -> tuple[str, str]:
-    """Return the cell that the difference of a cell is measured against; no cell's name if there is none."""
-    against, printed = study.paper.columns[column].against, study.paper.rows[row]
-    if printed.kind in (against, "baseline"):
-        return "", ""
-    if against == "baseline":
-        return "baseline", column
-    return f"{printed.teacher}-normal", column if against == "normal" else "teacher"
+def write_study(content: Mapping[str, Any], folder: Path) -> None:
+    """Write ``study.json``.
+
+    Raises:
+        RunError: The file cannot be written.
+    """
+    write_json(folder / _FILE, content)
+
+
+def is_study(folder: Path) -> bool:
+    """Return whether a folder holds what came out of a study."""
+    return (folder / _FILE).is_file()
+
+
+def find_studies(folder: Path) -> tuple[Path, ...]:
+    """Return the folder, if it is one of a study, or those in it that are, sorted."""
+    if is_study(folder):
+        return (folder,)
+    return tuple(sorted(path.parent for path in folder.glob(f"*/{_FILE}")))
+
+
+def read_study(folder: Path) -> dict[str, Any]:
+    """Return what ``write_study`` wrote.
+
+    Raises:
+        RunError: The folder holds no study, or one of another format, or one that was edited; says what differs.
+    """
+    path = folder / _FILE
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except OSError:
+        raise RunError(f"{folder} holds no study: no {_FILE}; give a folder that `undistill reproduce` made") from None
+    except ValueError as error:
+        raise RunError(f"{path} is damaged ({error}); run the command that made it again") from error
+    if not isinstance(content, dict) or content.get("format") != _FORMAT:
+        found = content if isinstance(content, dict) else {}
+        raise RunError(
+            f"{path} has format {found.get('format')} of undistill {found.get('undistill', '?')}; expected format "
+            f"{_FORMAT}, which this undistill {__version__} writes: run the command that made it again, which trains "
+            "nothing where the runs are there"
+        )
+    edited = _edited(content)
+    if edited:
+        told = _differences(content, edited, folder) or [f"the checksum of {piece}" for piece in edited]
+        more = [f"and {len(told) - _TOLD} more"] if len(told) > _TOLD else []
+        raise RunError(
+            f"{path} was edited: {'; '.join([*told[:_TOLD], *more])}; restore it, or run the command that made it again"
+        )
+    return content
 
 
 def _provenance(runs: Iterable[Run]) -> dict[str, list[Any]]:
@@ -151,45 +140,57 @@ def _provenance(runs: Iterable[Run]) -> dict[str, list[Any]]:
     return {key: sorted(values) for key, values in found.items()}
 
 
-def _table(result: TableResult) -> dict[str, Any]:
-    paper = result.study.paper
-    return {
-        "table": paper.id,
-        "title": paper.title,
-        "columns": [
-            {"name": name, "label": column.label, "data": column.dataset} for name, column in paper.columns.items()
-        ],
-        "rows": [
-            {
-                "name": row,
-                "label": paper.rows[row].label,
-                "cells": {
-                    column: _cell(result.cells[row, column])
-                    for column in paper.columns
-                    if (row, column) in result.cells
-                },
-            }
-            for row in result.study.rows
-        ],
-        "errata": [erratum.model_dump(mode="json", exclude_none=True) for erratum in paper.errata],
-    }
+def _pieces(content: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
+    """Yield what has a checksum of its own: every part, which parts there are, and every other entry."""
+    for key, value in content.items():
+        if key == "parts" and isinstance(value, list):
+            named = [(f"parts.{part.get('name')}", part) for part in value if isinstance(part, dict)]
+            yield from named
+            yield key, [name for name, _ in named]
+        elif key != "sha256":
+            yield key, value
 
 
-def _cell(cell: CellResult) -> dict[str, Any]:
-    accuracy = cell.accuracy
-    return {
-        "values": {str(seed): value for seed, value in cell.values.items()},
-        "mean": accuracy.mean if accuracy else None,
-        "half_width": accuracy.half_width if accuracy else None,
-        "n": accuracy.n if accuracy else 0,
-        "difference": cell.difference,
-        "paper": cell.paper.value,
-        "paper_difference": cell.paper.difference,
-        "disagrees": cell.disagrees,
-        "collapsed_seeds": list(cell.collapsed),
-        "runs": {str(seed): run.folder.name for seed, run in cell.runs.items()},
-        "failures": {
-            str(seed): {"reason": failure.reason, "log": failure.log.name if failure.log else None}
-            for seed, failure in cell.failures.items()
-        },
-    }
+def _checksums(content: Mapping[str, Any]) -> dict[str, str]:
+    return {name: sha256(json.dumps(piece, sort_keys=True).encode()).hexdigest() for name, piece in _pieces(content)}
+
+
+def _edited(content: Mapping[str, Any]) -> list[str]:
+    """Return the pieces that are not as they were written."""
+    written = content.get("sha256")
+    written = written if isinstance(written, dict) else {}
+    found = _checksums(content)
+    return [name for name in {**written, **found} if written.get(name) != found.get(name)]
+
+
+def _differences(content: Mapping[str, Any], edited: Sequence[str], folder: Path) -> list[str]:
+    """Return where edited pieces differ from what the runs say; nothing where that cannot be told."""
+    runs = folder.parent / "runs"
+    if "request" in edited or not runs.is_dir():
+        return []
+    try:
+        request = Request.from_json(content["request"])
+        true = collect(request, request.load(), FinishedRuns(runs), {}, folder.parent / "cache")
+    except (UndistillError, KeyError, TypeError, ValueError):
+        return []
+    given, said = dict(_pieces(content)), dict(_pieces(true))
+    return [text for name in edited for text in _compare(name, given.get(name), said.get(name))]
+
+
+def _compare(where: str, given: Any, said: Any) -> Iterator[str]:
+    """Yield the places where two values differ; why runs failed, only the failed runs knew."""
+    if isinstance(given, dict) and isinstance(said, dict):
+        for key in {**said, **given}:
+            if key not in ("failures", "failed", "notes"):
+                yield from _compare(f"{where}.{key}", given.get(key), said.get(key))
+    elif isinstance(given, list) and isinstance(said, list) and len(given) == len(said):
+        for i, pair in enumerate(zip(given, said, strict=True)):
+            named = pair[1].get("name", pair[1].get("x", i)) if isinstance(pair[1], dict) else i
+            yield from _compare(f"{where}.{named}", *pair)
+    elif given != said:
+        yield f"{where} is {_short(given)}, the runs say {_short(said)}"
+
+
+def _short(value: Any) -> str:
+    text = json.dumps(value, ensure_ascii=False)
+    return text if len(text) <= 40 else f"{text[:39]}…"

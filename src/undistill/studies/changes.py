@@ -1,0 +1,121 @@
+"""How a study may depart from the paper's protocol, and what that makes of a recipe."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from undistill.data import check_dataset_spec, parse_dataset_spec
+from undistill.errors import RecipeError, UnknownNameError
+from undistill.recipe import Recipe, make_recipe
+from undistill.registry import Spec
+
+__all__ = ["PAPER", "Changes", "adapt", "check_changes"]
+
+_PROFILES = ("exact", "fast", "turbo")
+_SMOKE_DATA = "digits(subset=100, test_subset=50)"  # a tenth of it, which Figure 5 asks for, still has every class
+_SMOKE_WIDTHS = {"resnext29": 0.03, "resnet18": 0.125, "resnet50": 0.0625}
+_SMOKE_WIDTH = 0.25
+
+
+@dataclass(frozen=True)
+class Changes:
+    """How a study departs from the paper's protocol. Nothing set: it does not.
+
+    Attributes:
+        smoke: Tiny data, nets and epochs: shows that everything works, and nothing else.
+        data: What to train on in place of a data set, by the data set's name.
+        epochs: Of every run; milestones move in proportion.
+        width: Factor on the channels of every net.
+        profile: ``exact``; ``fast``, the same protocol in faster arithmetic; or ``turbo``, another, shorter protocol.
+    """
+
+    smoke: bool = False
+    data: Mapping[str, str] | None = None
+    epochs: int | None = None
+    width: float | None = None
+    profile: Literal["exact", "fast", "turbo"] = "exact"
+
+    @property
+    def label(self) -> str:
+        """``smoke``, ``reduced`` (fewer epochs or channels, other data) or ``paper``, with a profile beside exact."""
+        protocol = "smoke" if self.smoke else "reduced" if self._reduced() else "paper"
+        if self.profile == "exact":
+            return protocol
+        return self.profile if protocol == "paper" else f"{protocol}-{self.profile}"
+
+    def describe(self) -> dict[str, Any]:
+        """Return what is changed, as plain values from which ``Changes(**values)`` makes it again."""
+        smoke = {"smoke": True} if self.smoke else {}
+        profile = {"profile": self.profile} if self.profile != "exact" else {}
+        return {**smoke, **self._reduced(), **profile}
+
+    def _reduced(self) -> dict[str, Any]:
+        given = {"data": dict(self.data or {}) or None, "epochs": self.epochs, "width": self.width}
+        return {key: value for key, value in given.items() if value is not None}
+
+
+PAPER = Changes()
+"""None at all."""
+
+
+def check_changes(changes: Changes) -> None:
+    """Refuse changes that no study could make.
+
+    Raises:
+        RecipeError: A number is out of range, a data set's spec is wrong, or smoke is changed further.
+    """
+    if changes.profile not in _PROFILES:
+        raise UnknownNameError("profile", changes.profile, _PROFILES)
+    given = [key for key in changes.describe() if key not in ("smoke", "profile")]
+    if changes.smoke and given:
+        raise RecipeError(f"a smoke study is what it is: leave out {', '.join(given)}, or smoke")
+    problems = [] if changes.width is None or changes.width > 0 else [f"width: must be above 0, got {changes.width}"]
+    for spec in (changes.data or {}).values():
+        problems += check_dataset_spec(spec)
+    if problems:
+        raise RecipeError(problems)
+
+
+def adapt(recipe: Recipe, changes: Changes) -> Recipe:
+    """Return a recipe with the changes made in it and in the recipes nested in it; its label says so."""
+    if changes.label == "paper":
+        return recipe
+    fields: dict[str, Any] = {key: getattr(recipe, key) for key in Recipe.model_fields}
+    fields["profile"] = changes.profile
+    if changes.profile == "turbo":
+        from undistill.engine.turbo import turbo_protocol
+
+        fields.update(turbo_protocol(recipe))
+    model = Spec.parse(recipe.model)
+    width, epochs = changes.width, changes.epochs
+    if changes.smoke:
+        width, epochs = _SMOKE_WIDTHS.get(model.name, _SMOKE_WIDTH), 2
+        fields["batch_size"] = 64
+    if width is not None:
+        fields["model"] = str(Spec(model.name, {**model.kwargs, "width": width}))
+    if epochs is not None:
+        fields["milestones"] = tuple(sorted({epochs * old // fields["epochs"] for old in fields["milestones"]} - {0}))
+        fields["epochs"] = epochs
+    for key in ("adversary", "victim"):
+        if isinstance(fields[key], Recipe):
+            fields[key] = adapt(fields[key], changes)
+    label = recipe.name or f"{Spec.parse(recipe.method).name}-{model.name}"
+    data = _replace_data(recipe.data, changes)
+    return make_recipe({**fields, "data": data, "name": f"{changes.label}-{label}", "folder": None})
+
+
+def _replace_data(data: str, changes: Changes) -> str:
+    """Return what stands in for a data set of the paper; a share of that for a share of this."""
+    asked = Spec.parse(data)
+    given = _SMOKE_DATA if changes.smoke else (changes.data or {}).get(asked.name)
+    if given is None:
+        return data
+    replacement = parse_dataset_spec(given)
+    share, size = asked.kwargs.get("subset"), replacement.kwargs.get("subset")
+    if share is None:
+        return given
+    if size is not None:
+        share = round(share * size) if isinstance(size, int) else share * size
+    return str(Spec(replacement.name, {**replacement.kwargs, "subset": share}))
