@@ -41,8 +41,15 @@ OTHER: dict[str, Any] = {
     "selection": "last",
     "seed": 1,
     "access": "labels",
+    "profile": "fast",
 }
-LABELS: dict[str, Any] = {"name": "mine", "folder": "/elsewhere", "device": "cpu", "tensorboard": True}
+LABELS: dict[str, Any] = {
+    "name": "mine",
+    "folder": "/elsewhere",
+    "device": "cpu",
+    "tensorboard": True,
+    "tuning": {"threads": 1},
+}
 
 
 def recipe(**changes: Any) -> Recipe:
@@ -65,9 +72,9 @@ def write(folder: Path, text: str, name: str = "mine.yaml") -> Path:
 
 
 def test_every_field_is_looked_at():
-    nets = {"adversary", "victim", "profile"}  # nets are tested below, and there is one profile
+    nets = {"adversary", "victim", "targets"}  # tested below
     assert set(Recipe.model_fields) == {*OTHER, *LABELS, *nets}
-    assert set(Training.model_fields) <= {*OTHER, *nets}
+    assert set(Training.model_fields) <= {*OTHER, *LABELS, *nets}
 
 
 @pytest.mark.parametrize("field", OTHER)
@@ -399,7 +406,7 @@ def test_file_that_is_not_text(tmp_path: Path):
         ({"holdout": 1}, "holdout: must be less than 1, got 1"),
         ({"holdout": 0}, "selection=heldout needs holdout > 0; set holdout=0.1, or selection=last"),
         ({"selection": "best"}, "selection: must be 'heldout', 'last' or 'paper', got 'best'"),
-        ({"profile": "turbo"}, "profile: must be 'exact', got 'turbo'"),
+        ({"profile": "slow"}, "profile: must be 'exact', 'fast' or 'turbo', got 'slow'"),
         ({"seed": -1}, "seed: must be greater than or equal to 0, got -1"),
         ({"seed": 2**32}, "seed: must be less than 4294967296, got 4294967296"),
         ({"name": "a/b"}, "name: must match pattern"),

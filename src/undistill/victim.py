@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import enum
 from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from copy import copy
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from undistill.errors import AccessError
+from undistill.models.features import logits_and_features
 
-__all__ = ["Access", "Victim"]
+__all__ = ["Access", "BatchStatistics", "Opened", "Victim"]
 
 
 class Access(enum.IntEnum):
@@ -25,6 +29,38 @@ class Access(enum.IntEnum):
 
     def __str__(self) -> str:
         return self.name.lower()
+
+
+@dataclass(frozen=True)
+class BatchStatistics:
+    """What flows into one BatchNorm layer, and what did while the victim was trained; each is of shape (C,).
+
+    Attributes:
+        mean: Mean over the batch, with a graph.
+        var: Variance over the batch (divided by the count, as BatchNorm normalizes), with a graph.
+        running_mean: Mean that the layer keeps.
+        running_var: Variance that the layer keeps.
+    """
+
+    mean: Tensor
+    var: Tensor
+    running_mean: Tensor
+    running_var: Tensor
+
+
+@dataclass(frozen=True)
+class Opened:
+    """An answer that gradients flow through, back to the images.
+
+    Attributes:
+        logits: (B, K), float32.
+        features: Input of the last layer, (B, D).
+        statistics: Of every BatchNorm layer, in the order in which they run; empty unless asked for.
+    """
+
+    logits: Tensor
+    features: Tensor
+    statistics: tuple[BatchStatistics, ...] = ()
 
 
 Pixels = tuple[Sequence[float], Sequence[float]]
@@ -71,6 +107,12 @@ class Victim:
         twin.queries = 0
         return twin
 
+    def computed_by(self, rebuild: Callable[[nn.Module], nn.Module]) -> Victim:
+        """Return the same victim, its classifier rebuilt to answer the same in less time; it has its own meter."""
+        twin = self.another()
+        twin._model = rebuild(self._model)
+        return twin
+
     def require(self, access: Access, attack: str) -> None:
         """Refuse an attack that needs more than this victim gives.
 
@@ -83,6 +125,20 @@ class Victim:
                 f"choose an attack that needs no more than {self.access}, or declare access={access}"
             )
 
+    def weights(self) -> dict[str, Tensor]:
+        """Return a copy of the classifier's weights and buffers, for a thief who has the file itself.
+
+        Raises:
+            AccessError: The victim gives less than its gradients.
+        """
+        self._open()
+        return {name: value.clone() for name, value in self._model.state_dict().items()}
+
+    @property
+    def same_pixels(self) -> bool:
+        """Whether the classifier takes images normalized as they are asked about."""
+        return self._affine is None
+
     def labels(self, x: Tensor) -> Tensor:
         """Return the predicted classes (B,), int64."""
         return self._answer(x, Access.LABELS).argmax(dim=1)
@@ -94,6 +150,42 @@ class Victim:
     def logits(self, x: Tensor) -> Tensor:
         """Return the logits (B, K), float32."""
         return self._answer(x, Access.LOGITS)
+
+    @property
+    def has_statistics(self) -> bool:
+        """Whether the classifier has BatchNorm layers that keep statistics."""
+        return bool(self._norms())
+
+    def open(self, x: Tensor, *, statistics: bool = False) -> Opened:
+        """Return the answer with everything that a thief who holds the weights can see; gradients flow to ``x`` only.
+
+        The weights and the statistics that the layers keep stay as they are.
+
+        Args:
+            x: Normalized images (B, C, H, W).
+            statistics: Whether those of the BatchNorm layers are wanted.
+
+        Raises:
+            AccessError: The victim gives less than its gradients.
+            ShapeError: The classifier has no last linear layer.
+        """
+        self._open()
+        self.queries += len(x)
+        found: list[BatchStatistics] = []
+        with ExitStack() as hooks:
+            for norm in self._norms() if statistics else ():
+                hooks.callback(norm.register_forward_pre_hook(_listen(found)).remove)
+            logits, features = logits_and_features(self._model, self._renormalize(x))
+        logits = logits.float()
+        return Opened(logits if self._policy is None else self._policy(logits), features, tuple(found))
+
+    def _open(self) -> None:
+        if self.access < Access.GRADIENTS:
+            raise AccessError(f"the victim gives {self.access}, not {Access.GRADIENTS}")
+
+    def _norms(self) -> list[_BatchNorm]:
+        norms = (module for module in self._model.modules() if isinstance(module, _BatchNorm))
+        return [norm for norm in norms if norm.running_mean is not None]
 
     @torch.no_grad()
     def _answer(self, x: Tensor, access: Access) -> Tensor:
@@ -128,6 +220,19 @@ class _Last:
         if version is not None:
             self._asked = x, version, logits
         return logits
+
+
+def _listen(found: list[BatchStatistics]) -> Callable[[_BatchNorm, tuple[Tensor, ...]], None]:
+    """Return a hook that takes note of what flows into a BatchNorm layer."""
+
+    def note(norm: _BatchNorm, inputs: tuple[Tensor, ...]) -> None:
+        if norm.running_mean is None or norm.running_var is None:
+            return
+        x = inputs[0].float()
+        var, mean = torch.var_mean(x, dim=[0, *range(2, x.ndim)], correction=0)
+        found.append(BatchStatistics(mean, var, norm.running_mean, norm.running_var))
+
+    return note
 
 
 def _affine(source: Pixels | None, target: Pixels | None) -> tuple[Tensor, Tensor] | None:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from typing import ClassVar
 
+from pydantic import Field
+
 from undistill.engine.objective import Nets, Objective, register_in
 from undistill.errors import RecipeError
 from undistill.registry import Registry
 from undistill.victim import Access, Victim
 
-__all__ = ["ATTACKS", "Attack", "list_attacks", "register_attack"]
+__all__ = ["ATTACKS", "Attack", "DataFreeAttack", "list_attacks", "register_attack"]
 
 
 class Attack(Objective):
@@ -28,6 +30,19 @@ class Attack(Objective):
         if nets.victim is None:
             raise RecipeError(f"attack {self.name!r} needs a victim; got none")
         return nets.victim
+
+
+class DataFreeAttack(Attack):
+    """An attack that sees no image: of the data set it knows the shape, the classes and the normalization."""
+
+    images = "none"
+    uses_labels = False
+
+    steps: int = Field(120, ge=1, strict=True, description="batches that make an epoch")
+
+    def steps_per_epoch(self) -> int:
+        """Return ``steps``."""
+        return self.steps
 
 
 ATTACKS: Registry[type[Attack]] = Registry("attack", "undistill.attacks")

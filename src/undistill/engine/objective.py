@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
-from abc import abstractmethod
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, TypeVar
+from typing import Any, ClassVar, Literal, TypeVar
 
+import torch
 from pydantic import BaseModel, ConfigDict
 from torch import Tensor, nn, no_grad
 
+from undistill.data.dataset import Dataset, Images
 from undistill.data.loader import Batch
 from undistill.registry import Registry
 from undistill.victim import Victim
 
-__all__ = ["Frozen", "Nets", "Objective", "Paper", "StepOutput", "register_in"]
+__all__ = ["Companion", "Frame", "Frozen", "Nets", "Objective", "Paper", "StepOutput", "register_in"]
 
 
 @dataclass(frozen=True)
@@ -38,11 +40,56 @@ class StepOutput:
         loss: Scalar with a graph.
         logits: Logits of the trained net, shape (B, K).
         logs: Scalars to average over the epoch, by name; detached by the loop.
+        labels: Classes (B,) that the logits are counted against; None for those of the batch.
     """
 
     loss: Tensor
     logits: Tensor
     logs: dict[str, Tensor] = field(default_factory=dict)
+    labels: Tensor | None = None
+
+
+@dataclass(frozen=True)
+class Frame:
+    """What is known of a data set without looking at one image.
+
+    Attributes:
+        num_classes: Number of classes.
+        in_channels: Number of image channels.
+        image_size: Height and width in pixels.
+        mean: Mean of each channel of pixels scaled to 0..1, with which images are normalized.
+        std: Standard deviation of each channel, on the same scale.
+    """
+
+    num_classes: int
+    in_channels: int
+    image_size: int
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+
+    @classmethod
+    def of(cls, data: Dataset) -> Frame:
+        """Return the frame of a data set."""
+        return cls(data.num_classes, data.in_channels, data.image_size, data.mean, data.std)
+
+
+class Companion(ABC):
+    """What a method trains or remembers beside the net: a generator, a bank of images.
+
+    It is saved and restored with the run, so all that later steps depend on is in its state.
+    """
+
+    @abstractmethod
+    def state_dict(self) -> dict[str, Tensor]:
+        """Return its state; no two names share memory that is written to."""
+
+    @abstractmethod
+    def load_state_dict(self, state: dict[str, Tensor]) -> None:
+        """Take over what ``state_dict`` returned, from the CPU."""
+
+    def gallery(self) -> Images | None:
+        """Return some of the images that it made, with the victim's labels; None if it makes none."""
+        return None
 
 
 class Frozen(nn.Module):
@@ -76,17 +123,24 @@ class Nets:
         model: The net that is trained.
         adversary: The frozen, normally trained twin of a defense.
         victim: What an attack steals from.
+        companion: What ``Objective.companion`` returned.
     """
 
     model: nn.Module
     adversary: Frozen | None = None
     victim: Victim | None = None
+    companion: Companion | None = None
 
 
 class Objective(BaseModel):
     """A training method: frozen hyperparameters and one step.
 
     Subclasses declare their hyperparameters as fields with ranges, and implement ``step``.
+
+    Attributes:
+        images: What the batches are of: ``train``, the training set; ``synthetic``, a set that ``synthesize`` draws
+            before training; ``none``, nothing: batches have a shape only, and the step makes its own images. Only with
+            ``train`` does a method get to see the training set.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
@@ -94,6 +148,7 @@ class Objective(BaseModel):
     name: ClassVar[str]  # its registered name
     paper: ClassVar[Paper | None] = None
     smoke: ClassVar[dict[str, Any]]  # arguments of a quick test run; {} if the defaults do
+    images: ClassVar[Literal["train", "synthetic", "none"]] = "train"
 
     @abstractmethod
     def step(self, batch: Batch, nets: Nets) -> StepOutput:
@@ -103,6 +158,35 @@ class Objective(BaseModel):
             batch: Normalized images (B, C, H, W), labels (B,).
             nets: The nets at hand; those that the method declares are there.
         """
+
+    def start(self, nets: Nets, frame: Frame) -> None:
+        """Give ``nets.model`` the weights that training starts from, where they are not its own random ones.
+
+        Torch's generators are seeded. A run that goes on takes its saved weights afterwards.
+        """
+
+    def companion(self, nets: Nets, frame: Frame, device: torch.device) -> Companion | None:
+        """Return what ``step`` finds in ``nets.companion``, made anew; torch's generators are seeded.
+
+        A step may train it: its own backward pass, its own optimizer. Only the net's loss is the engine's.
+        """
+        return None
+
+    def steps_per_epoch(self) -> int:
+        """Return the number of batches that make an epoch where ``images`` is ``none``."""
+        raise NotImplementedError(f"{self.name} sees no images and does not say how many steps make an epoch")
+
+    def synthesize(self, nets: Nets, frame: Frame, drawn: Images, device: torch.device) -> Images | None:
+        """Return the next batch of the set to train on, where ``images`` is ``synthetic``; None if the set is whole.
+
+        Args:
+            nets: The nets at hand; to be left as they are.
+            frame: Of the images.
+            drawn: The set as far as it is, on the CPU. The result depends on it and on torch's generators, which are
+                seeded, and on nothing else.
+            device: Where to compute.
+        """
+        raise NotImplementedError(f"{self.name} declares a synthetic set and does not draw it")
 
     @property
     def spec(self) -> str:

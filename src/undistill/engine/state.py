@@ -10,10 +10,11 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
+from undistill.engine.objective import Companion
 from undistill.errors import CheckpointError
 from undistill.storage import write_tensors
 
-__all__ = ["Position", "TrainState"]
+__all__ = ["Position", "TrainState", "optimizer_tensors", "restore_optimizer"]
 
 _META = "undistill"
 _FORMAT = 1
@@ -46,12 +47,13 @@ class Position:
 
 @dataclass
 class TrainState:
-    """Net, optimizer, kept weights, sums of the epoch under way, and position of one run."""
+    """Net, optimizer, companion, kept weights, sums of the epoch under way, and position of one run."""
 
     model: nn.Module
     optimizer: torch.optim.Optimizer
     device: torch.device
     origin: str = ""
+    companion: Companion | None = None
     position: Position = field(default_factory=Position)
     best: dict[str, Tensor] = field(default_factory=dict)
     sums: dict[str, Tensor] = field(default_factory=dict)
@@ -62,7 +64,8 @@ class TrainState:
             **{f"model/{key}": value for key, value in self.model.state_dict().items()},
             **{f"best/{key}": value for key, value in self.best.items()},
             **{f"sums/{key}": value for key, value in self.sums.items()},
-            **{f"optimizer/{key}": value for key, value in self._optimizer_tensors().items()},
+            **{f"optimizer/{key}": value for key, value in optimizer_tensors(self.optimizer).items()},
+            **{f"companion/{key}": value for key, value in self._companion_tensors().items()},
             "random/cpu": torch.get_rng_state(),
         }
         if self.device.type == "cuda":
@@ -89,7 +92,9 @@ class TrainState:
                 )
             self.position = Position(**meta)
             self.model.load_state_dict(_under("model/", tensors))
-            self._load_optimizer(_under("optimizer/", tensors))
+            restore_optimizer(self.optimizer, _under("optimizer/", tensors))
+            if self.companion is not None:
+                self.companion.load_state_dict(_under("companion/", tensors))
             self.best = {key: value.to(self.device) for key, value in _under("best/", tensors).items()}
             self.sums = {key: value.to(self.device) for key, value in _under("sums/", tensors).items()}
             torch.set_rng_state(tensors["random/cpu"])
@@ -113,21 +118,28 @@ class TrainState:
         self.position.best_epoch = self.position.epoch
         self.position.best_score = score
 
-    def _optimizer_tensors(self) -> dict[str, Tensor]:
-        slots = self.optimizer.state_dict()["state"]
-        return {
-            f"{index}/{name}": value
-            for index, slot in slots.items()
-            for name, value in slot.items()
-            if isinstance(value, Tensor)
-        }
+    def _companion_tensors(self) -> dict[str, Tensor]:
+        return {} if self.companion is None else self.companion.state_dict()
 
-    def _load_optimizer(self, tensors: dict[str, Tensor]) -> None:
-        state: dict[int, dict[str, Tensor]] = {}
-        for key, value in tensors.items():
-            index, name = key.split("/")
-            state.setdefault(int(index), {})[name] = value
-        self.optimizer.load_state_dict({**self.optimizer.state_dict(), "state": state})
+
+def optimizer_tensors(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
+    """Return what an optimizer remembers of its parameters."""
+    slots = optimizer.state_dict()["state"]
+    return {
+        f"{index}/{name}": value
+        for index, slot in slots.items()
+        for name, value in slot.items()
+        if isinstance(value, Tensor)
+    }
+
+
+def restore_optimizer(optimizer: torch.optim.Optimizer, tensors: dict[str, Tensor]) -> None:
+    """Give an optimizer what ``optimizer_tensors`` returned."""
+    state: dict[int, dict[str, Tensor]] = {}
+    for key, value in tensors.items():
+        index, name = key.split("/")
+        state.setdefault(int(index), {})[name] = value
+    optimizer.load_state_dict({**optimizer.state_dict(), "state": state})
 
 
 def _under(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:

@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import torch
 
-from undistill.data.dataset import Dataset
+from undistill.data.dataset import Dataset, Images
 from undistill.data.loader import Loader
 from undistill.engine.config import Training
-from undistill.engine.device import exact_arithmetic
+from undistill.engine.device import arithmetic
 from undistill.engine.interrupt import StopRequest, stop_on_interrupt
 from undistill.engine.job import Fitted, Job, Watcher
-from undistill.engine.objective import Nets, Objective
+from undistill.engine.objective import Frame, Nets, Objective
+from undistill.engine.stream import Blanks, Stream
+from undistill.engine.synthetic import draw_images
 from undistill.engine.trainee import Trainee
 from undistill.errors import InterruptedRunError, RecipeError
 
@@ -30,6 +33,7 @@ def fit(
     config: Training,
     *,
     device: torch.device,
+    targets: Sequence[Images] = (),
     state_path: Path | None = None,
     watcher: Watcher | None = None,
     origin: str = "",
@@ -42,6 +46,7 @@ def fit(
         data: Training and test images.
         config: As in ``Job``.
         device: Where to compute.
+        targets: Training images of other domains, for a defense that looks at them.
         state_path: As in ``Job``.
         watcher: As in ``Job``.
         origin: As in ``Job``.
@@ -51,22 +56,27 @@ def fit(
         InterruptedRunError: Ctrl-C; the state is saved and the same call goes on from there.
         CheckpointError: The saved state is damaged.
     """
-    (outcome,) = fit_together([Job(objective, nets, config, state_path, watcher, origin)], data, device=device)
+    job = Job(objective, nets, config, state_path, watcher, origin)
+    (outcome,) = fit_together([job], data, device=device, targets=targets)
     if isinstance(outcome, Exception):
         raise outcome
     return outcome
 
 
-def fit_together(jobs: Sequence[Job], data: Dataset, *, device: torch.device) -> list[Fitted | Exception]:
+def fit_together(
+    jobs: Sequence[Job], data: Dataset, *, device: torch.device, targets: Sequence[Images] = ()
+) -> list[Fitted | Exception]:
     """Train several nets side by side on one stream of batches, each as ``fit`` would have trained it alone.
 
     Every batch is made once, and victims that are ``Victim.another`` of each other answer it once. A job that fails
-    leaves the others alone; one that was interrupted further ahead waits until they have caught up.
+    leaves the others alone; one that was interrupted further ahead waits until they have caught up. Jobs that make
+    their own images have nothing to share: where there is one, they are trained one after the other.
 
     Args:
         jobs: One or more, whose protocols agree in everything that ``STREAM`` names.
         data: Training and test images.
         device: Where to compute.
+        targets: Training images of other domains, for defenses that look at them.
 
     Returns:
         For each job its outcome, or what stopped it.
@@ -75,10 +85,45 @@ def fit_together(jobs: Sequence[Job], data: Dataset, *, device: torch.device) ->
         InterruptedRunError: Ctrl-C; all states are saved and the same call goes on from there.
         RecipeError: The jobs do not see the same batches.
     """
+    if len(jobs) > 1 and any(job.objective.images != "train" for job in jobs):
+        return [outcome for job in jobs for outcome in fit_together([job], data, device=device, targets=targets)]
     config = jobs[0].config
     for name in STREAM:
         if len(values := {getattr(job.config, name) for job in jobs}) > 1:
             raise RecipeError(f"jobs that run together must see the same batches, but {name} is one of {values}")
+    devices = [device] if device.type == "cuda" else []
+    with (
+        arithmetic(config, device),
+        torch.random.fork_rng(devices),
+        torch.inference_mode(False),
+        torch.enable_grad(),
+    ):
+        try:
+            loader, held_out = _stream(jobs[0], data, targets, device)
+        except InterruptedRunError:
+            raise
+        except Exception as error:
+            return [error for _ in jobs]
+        held_out, test = held_out.to(device), data.test.to(device)
+        torch.manual_seed(config.seed)  # dropout and the like; order and augmentation have generators of their own
+        alone = len(jobs) == 1
+        trainees = [Trainee(job, data, loader, held_out, test, device, alone=alone) for job in jobs]
+        _train(trainees, loader)
+    return [trainee.outcome for trainee in trainees if trainee.outcome is not None]
+
+
+def _stream(job: Job, data: Dataset, targets: Sequence[Images], device: torch.device) -> tuple[Stream, Images]:
+    """Return the batches that a job trains on, and the images that are held out of them."""
+    config, images = job.config, job.objective.images
+    if images == "none":
+        if config.selection == "heldout":
+            raise RecipeError(
+                f"{job.objective.name} sees no image of the training set, so none can be held out; set selection=last"
+            )
+        none = data.test.subset(torch.arange(0))
+        return Blanks(job.objective.steps_per_epoch(), config.batch_size, Frame.of(data)), none
+    if images == "synthetic":
+        data = replace(data, train=draw_images(job, Frame.of(data), device))
     train_images, held_out = data.holdout(config.holdout, config.seed)
     loader = Loader(
         train_images,
@@ -88,23 +133,12 @@ def fit_together(jobs: Sequence[Job], data: Dataset, *, device: torch.device) ->
         std=data.std,
         seed=config.seed,
         device=device,
+        targets=targets,
     )
-    held_out, test = held_out.to(device), data.test.to(device)
-    devices = [device] if device.type == "cuda" else []
-    with (
-        exact_arithmetic(device),
-        torch.random.fork_rng(devices),
-        torch.inference_mode(False),
-        torch.enable_grad(),
-    ):
-        torch.manual_seed(config.seed)  # dropout and the like; order and augmentation have generators of their own
-        alone = len(jobs) == 1
-        trainees = [Trainee(job, data, loader, held_out, test, device, alone=alone) for job in jobs]
-        _train(trainees, loader)
-    return [trainee.outcome for trainee in trainees if trainee.outcome is not None]
+    return loader, held_out
 
 
-def _train(trainees: Sequence[Trainee], loader: Loader) -> None:
+def _train(trainees: Sequence[Trainee], loader: Stream) -> None:
     with stop_on_interrupt() as request:
         _each(trainees, Trainee.resume)
         while running := [trainee for trainee in trainees if trainee.outcome is None]:
@@ -117,7 +151,7 @@ def _train(trainees: Sequence[Trainee], loader: Loader) -> None:
             _each(present, Trainee.finish_if_done)
 
 
-def _run_epoch(present: Sequence[Trainee], loader: Loader, epoch: int, request: StopRequest) -> None:
+def _run_epoch(present: Sequence[Trainee], loader: Stream, epoch: int, request: StopRequest) -> None:
     _each(present, lambda trainee: trainee.begin_epoch(share=1 / len(present)))
     start = min(trainee.position.step for trainee in present)
     for step, batch in enumerate(loader.epoch(epoch, start=start), start):

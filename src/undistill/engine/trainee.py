@@ -6,19 +6,22 @@ import math
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 
 import torch
 from torch import Tensor
 
 from undistill.data.dataset import Dataset, Images
-from undistill.data.loader import Batch, Loader
+from undistill.data.loader import Batch
 from undistill.engine.evaluate import Evaluation, evaluate, predict
 from undistill.engine.guard import DivergenceGuard
 from undistill.engine.job import Fitted, Job
-from undistill.engine.objective import StepOutput
+from undistill.engine.objective import Frame, StepOutput
 from undistill.engine.optim import learning_rate, make_optimizer
 from undistill.engine.state import Position, TrainState
 from undistill.engine.stepping import make_stepper
+from undistill.engine.stream import Stream
+from undistill.engine.synthetic import write_images
 from undistill.errors import InterruptedRunError
 
 __all__ = ["Trainee"]
@@ -47,7 +50,7 @@ class Trainee:
         self,
         job: Job,
         data: Dataset,
-        loader: Loader,
+        loader: Stream,
         held_out: Images,
         test: Images,
         device: torch.device,
@@ -91,14 +94,25 @@ class Trainee:
     def resume(self) -> None:
         """Take over a saved state, where there is one."""
         path, model, victim = self.job.state_path, self.job.nets.model, self.job.nets.victim
-        self._state = TrainState(model, make_optimizer(self.job.config, model), self._device, self.job.origin)
+        frame = Frame.of(self._data)
+        self.job.objective.start(self.job.nets, frame)
+        companion = self.job.objective.companion(self.job.nets, frame, self._device)
+        self._companion = companion
+        optimizer = make_optimizer(self.job.config, model)
+        self._state = TrainState(model, optimizer, self._device, self.job.origin, companion)
         if path is not None and path.exists():
             self._state.load(path)
             if victim is not None:
                 victim.queries = self.position.queries
         self._guard = DivergenceGuard(self._device, self.position.last_finite_loss)
         self._stepper = make_stepper(
-            self.job.objective, self.job.nets, self._state.optimizer, self._watch, self.job.config, self._device
+            self.job.objective,
+            replace(self.job.nets, companion=companion),
+            self._state.optimizer,
+            self._watch,
+            self.job.config,
+            self._device,
+            steps=self.job.config.epochs * len(self._loader),
         )
         self._clock = self._saved_at = time.perf_counter()
         self._share, self._save_seconds = 1.0, 0.0
@@ -114,7 +128,7 @@ class Trainee:
         """Train on one batch."""
         position, steps = self.position, len(self._loader)
         lr = learning_rate(self.job.config, position.epoch, position.step, steps)
-        self._add(self._stepper(batch, lr), len(batch.y), batch.y)
+        self._add(self._stepper(batch, lr), batch)
         position.step += 1
         position.images += len(batch.y)
         if self.job.watcher is not None:
@@ -156,6 +170,7 @@ class Trainee:
         if position.epoch < self.job.config.epochs:
             return
         self.save()
+        self._show()
         selected = last = self._measure(self._test)
         if self._state.best and position.best_epoch != position.epoch:
             self.job.nets.model.load_state_dict(self._state.best)
@@ -189,6 +204,12 @@ class Trainee:
         self._saved_at = time.perf_counter()
         self._save_seconds = self._saved_at - now
 
+    def _show(self) -> None:
+        """Keep some of the images that a thief made of nothing, to be looked at."""
+        gallery = self._companion.gallery() if self._companion is not None else None
+        if gallery is not None and self.job.state_path is not None:
+            write_images(self.job.state_path.parent, gallery)
+
     def _count_time(self) -> None:
         now = time.perf_counter()
         self.position.seconds += (now - self._clock) * self._share
@@ -197,8 +218,9 @@ class Trainee:
     def _watch(self, loss: Tensor, norm: Tensor) -> None:
         self._guard.watch(self.position.epoch, self.position.step, loss, norm)
 
-    def _add(self, output: StepOutput, size: int, labels: Tensor) -> None:
+    def _add(self, output: StepOutput, batch: Batch) -> None:
         """Add one step to the sums of the epoch, on the device: nothing here waits for a result."""
+        size, labels = len(batch.y), batch.y if output.labels is None else output.labels
         correct = (output.logits.detach().argmax(dim=1) == labels).sum()
         terms = {"loss": output.loss, **output.logs}
         found = {"correct": correct, **{name: value.detach().double() * size for name, value in terms.items()}}

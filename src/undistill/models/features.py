@@ -6,9 +6,9 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from undistill.errors import ShapeError
+from undistill.errors import ShapeError, UnknownNameError
 
-__all__ = ["logits_and_features", "penultimate"]
+__all__ = ["last_layer", "logits_and_features", "logits_and_output", "penultimate"]
 
 
 def penultimate(model: nn.Module, x: Tensor) -> Tensor:
@@ -32,10 +32,56 @@ def logits_and_features(model: nn.Module, x: Tensor) -> tuple[Tensor, Tensor]:
     Raises:
         ShapeError: No linear layer or 1x1 convolution runs in the model.
     """
-    last: list[Tensor] = []
+    logits, _, features = _run(model, x)
+    return logits, features.flatten(1)
 
-    def remember(_: nn.Module, inputs: tuple[Any, ...]) -> None:
-        last[:] = inputs[:1]
+
+def last_layer(model: nn.Module, x: Tensor) -> tuple[nn.Module, Tensor]:
+    """Return the last layer itself and its input, as it takes it; arguments and errors as ``logits_and_features``."""
+    return _run(model, x)[1:]
+
+
+def logits_and_output(model: nn.Module, x: Tensor, layer: str = "") -> tuple[Tensor, Tensor]:
+    """Run ``model`` once and return its output and what one of its modules returns on the way.
+
+    Args:
+        model: As of ``logits_and_features``.
+        x: Images ``(B, C, H, W)``.
+        layer: Name of the module, as of ``model.named_modules()``; ``""`` for the input of the last layer.
+
+    Returns:
+        Logits as the model returns them, and features ``(B, D)``.
+
+    Raises:
+        ShapeError: No linear layer or 1x1 convolution runs in the model, or the module does not.
+        UnknownNameError: The model has no module of that name.
+    """
+    if not layer:
+        return logits_and_features(model, x)
+    modules = dict(model.named_modules())
+    if layer not in modules:
+        raise UnknownNameError("module", layer, [name for name in modules if name])
+    outputs: list[Tensor] = []
+
+    def remember(_: nn.Module, __: tuple[Any, ...], output: Tensor) -> None:
+        outputs[:] = [output]
+
+    hook = modules[layer].register_forward_hook(remember)
+    try:
+        logits: Tensor = model(x)
+    finally:
+        hook.remove()
+    if not outputs:
+        raise ShapeError(f"module {layer!r} of {type(model).__name__} did not run; choose another layer")
+    return logits, outputs[0].flatten(1)
+
+
+def _run(model: nn.Module, x: Tensor) -> tuple[Tensor, nn.Module, Tensor]:
+    """Return the output of a model, its last layer, and the input of that."""
+    last: list[tuple[nn.Module, Tensor]] = []
+
+    def remember(module: nn.Module, inputs: tuple[Any, ...]) -> None:
+        last[:] = [(module, inputs[0])]
 
     hooks = [module.register_forward_pre_hook(remember) for module in model.modules() if _may_classify(module)]
     try:
@@ -48,7 +94,7 @@ def logits_and_features(model: nn.Module, x: Tensor) -> tuple[Tensor, Tensor]:
             f"{type(model).__name__} runs no linear layer and no 1x1 convolution, so it has no features before the "
             "last layer; use a model that ends in one"
         )
-    return logits, last[0].flatten(1)
+    return logits, *last[0]
 
 
 def _may_classify(module: nn.Module) -> bool:

@@ -348,12 +348,15 @@ def _thefts(attacks: Sequence[Repeats], teachers: Sequence[Teacher]) -> tuple[Th
             rows[_key(recipe.victim), recipe.method, recipe.access][_student_key(recipe)] = repeat
     order = {teacher.key: i for i, teacher in enumerate(teachers)}
     accesses = {access for _, _, access in rows}
+    specs = list(dict.fromkeys(spec for _, spec, _ in rows))
+    told = distinguish([method_label(spec) for spec in specs], [build_method(spec).model_dump() for spec in specs])
+    labels = dict(zip(specs, told, strict=True))
     thefts = []
     for (victim, spec, access), by in rows.items():
         method = build_method(spec)
         expected = _temperatures(teachers[order[victim]], teachers)
         textbook = isinstance(method, KD) and (not expected or method.temperature in expected)
-        label = method_label(spec) + (f", victim gives {access}" if len(accesses) > 1 else "")
+        label = labels[spec] + (f", victim gives {access}" if len(accesses) > 1 else "")
         uses_labels = not isinstance(method, Attack) or method.uses_labels
         thefts.append(Theft(victim, spec, label, textbook, uses_labels, by))
     return tuple(sorted(thefts, key=lambda theft: (order[theft.teacher], not theft.textbook, theft.label)))

@@ -16,6 +16,7 @@ from undistill.recipe import Recipe
 from undistill.reporting.answers import MAPPED_CLASSES, Answers, Pair, neighbors_alike, pairs, tsne
 from undistill.reporting.collect import Repeats, Study
 from undistill.reporting.figures import LINE_STYLES, Line, class_map, line_chart, png_uri, response_chart
+from undistill.reporting.images import drawn_images
 from undistill.reporting.table import Table
 from undistill.reporting.verdict import Verdict
 from undistill.reporting.wording import join, method_label, model_label, value
@@ -56,6 +57,7 @@ def _content(study: Study, table: Table, verdict: Verdict) -> dict[str, Any]:
         "verdict": verdict,
         "charts": _charts(study),
         "pairs": [_pair(pair) for pair in found if isinstance(pair, Pair)],
+        "drawn": list(drawn_images(study)),
         "problems": [problem for problem in found if isinstance(problem, str)],
         "recipes": list(_recipes(study)),
         "notes": sorted({run.result.get("data_note") or "" for run in study.runs} - {""}),

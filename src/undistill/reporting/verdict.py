@@ -88,6 +88,8 @@ def _headline(study: Study, teacher: Teacher, textbook: list[Theft], adaptive: l
         return f"The textbook thief is not stopped with every student: not with {join(undone)}."
     if not adaptive:
         return "Only the textbook thief was tried; nothing is known of one who adapts."
+    if all(student.baseline is None for student in study.students):
+        return "No thief tried here gets what the normal twin gives."
     return "No thief tried here comes near a student trained alone."
 
 

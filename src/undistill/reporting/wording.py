@@ -16,9 +16,13 @@ _SYMBOLS = {"temperature": "τ", "alpha": "α", "weight": "ω", "smoothing": "ε
 
 
 def method_label(spec: str) -> str:
-    """Write a method with the paper's symbols: ``kd(alpha=0.9, temperature=20.0)`` as ``kd (τ=20, α=0.9)``."""
+    """Write a method with the paper's symbols: ``kd(alpha=0.9, temperature=20.0)`` as ``kd (τ=20, α=0.9)``.
+
+    What has no symbol is left out: ``distinguish`` adds it where it tells two methods apart.
+    """
     method = build_method(spec)
-    args = ", ".join(f"{_SYMBOLS.get(key, key)}={_plain(given)}" for key, given in method.model_dump().items())
+    given = method.model_dump()
+    args = ", ".join(f"{symbol}={_plain(given[key])}" for key, symbol in _SYMBOLS.items() if key in given)
     return f"{method.name} ({args})" if args else method.name
 
 

@@ -1,0 +1,99 @@
+"""What thieves without data have in common: a generator that is trained beside the student."""
+
+from __future__ import annotations
+
+from typing import TypeVar
+
+import torch
+from torch import Tensor
+
+from undistill.data.dataset import Images
+from undistill.engine.objective import Companion, Frame, Nets
+from undistill.engine.state import optimizer_tensors, restore_optimizer
+from undistill.errors import RecipeError
+from undistill.models.generator import Generator
+
+__all__ = ["Generating", "companion_of", "to_pixels"]
+
+_SHOWN = 256  # images that are kept to be looked at
+
+C = TypeVar("C", bound=Companion)
+
+
+class Generating(Companion):
+    """A generator with its optimizer (Adam), and the images that it made last.
+
+    Args:
+        frame: Of the images.
+        device: Where to compute.
+        latent: Entries of a noise vector.
+        channels: Of the generator's first convolution.
+        lr: Its learning rate.
+    """
+
+    def __init__(self, frame: Frame, device: torch.device, *, latent: int, channels: int, lr: float) -> None:
+        self.generator = Generator(latent, frame.in_channels, frame.image_size, channels).to(device)
+        self.optimizer = torch.optim.Adam(self.generator.parameters(), lr=lr)
+        self.updates = 0
+        self._frame, self._device, self._latent = frame, device, latent
+        shape = 0, frame.in_channels, frame.image_size, frame.image_size
+        self._shown = torch.empty(shape), torch.empty(0, dtype=torch.int64)
+
+    def draw(self, count: int) -> Tensor:
+        """Return so many normalized images, with a graph."""
+        images: Tensor = self.generator(torch.randn(count, self._latent, device=self._device))
+        return images
+
+    def update(self, loss: Tensor) -> None:
+        """Take one step of the generator down the gradient of ``loss``."""
+        self.optimizer.zero_grad()
+        loss.backward()  # type: ignore[no-untyped-call]
+        self.optimizer.step()
+        self.updates += 1
+
+    def show(self, x: Tensor, labels: Tensor) -> None:
+        """Remember normalized images and the victim's labels, to be looked at."""
+        self._shown = x[:_SHOWN].detach(), labels[:_SHOWN]
+
+    def gallery(self) -> Images | None:
+        """Return the images that were shown last."""
+        x, labels = self._shown
+        return Images(to_pixels(x, self._frame), labels) if len(labels) else None
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """Return generator, optimizer and images."""
+        shown = zip(("images", "labels"), self._shown, strict=True)
+        return {
+            **{f"generator/{key}": value for key, value in self.generator.state_dict().items()},
+            **{f"optimizer/{key}": value for key, value in optimizer_tensors(self.optimizer).items()},
+            **{f"shown/{key}": value for key, value in shown},
+            "updates": torch.tensor(self.updates),
+        }
+
+    def load_state_dict(self, state: dict[str, Tensor]) -> None:
+        """Take over what ``state_dict`` returned."""
+        self.generator.load_state_dict(_under("generator/", state))
+        restore_optimizer(self.optimizer, _under("optimizer/", state))
+        self._shown = state["shown/images"].to(self._device), state["shown/labels"].to(self._device)
+        self.updates = int(state["updates"])
+
+
+def companion_of(nets: Nets, kind: type[C]) -> C:
+    """Return the companion of a step.
+
+    Raises:
+        RecipeError: It has none of that kind.
+    """
+    if not isinstance(nets.companion, kind):
+        raise RecipeError(f"the step needs its {kind.__name__} in nets.companion; make it with Objective.companion")
+    return nets.companion
+
+
+def to_pixels(x: Tensor, frame: Frame) -> Tensor:
+    """Return normalized images (B, C, H, W) as uint8, clipped to what pixels can be."""
+    mean, std = (torch.tensor(values, device=x.device).reshape(-1, 1, 1) for values in (frame.mean, frame.std))
+    return ((x.detach().float() * std + mean) * 255).round().clamp(0, 255).to(torch.uint8)
+
+
+def _under(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    return {key.removeprefix(prefix): value for key, value in tensors.items() if key.startswith(prefix)}
