@@ -13,7 +13,7 @@ from PIL import Image, ImageOps
 from scipy import stats
 from torch import Tensor
 
-from undistill.bench.augment import _PIL_AUGMENTATIONS, _PILImages, bench_augment
+from undistill.bench.augment import _PIL_AUGMENTATIONS, PILImages, bench_augment
 from undistill.data.augment import AUGMENTATIONS, Crop, CropFlip, RotationFlip, make_augmentation, pil_affine, rotate
 from undistill.errors import RecipeError, UnknownNameError
 
@@ -206,7 +206,7 @@ def test_pil_affine_of_a_quarter_of_a_right_angle_by_hand() -> None:
 def test_baseline_of_the_benchmark_does_the_same_work(name: str) -> None:
     x = random_images(1, 3, 32)
     mean, std = (torch.tensor(v).view(3, 1, 1) for v in ((0.4914, 0.4822, 0.4465), (0.247, 0.243, 0.261)))
-    baseline = _PILImages(x.permute(0, 2, 3, 1).contiguous().numpy(), _PIL_AUGMENTATIONS[name])
+    baseline = PILImages(x.permute(0, 2, 3, 1).contiguous().numpy(), _PIL_AUGMENTATIONS[name])
     for seed in range(10):
         torch.manual_seed(seed)
         if name == "crop_flip":

@@ -18,7 +18,7 @@ from undistill.functional.similarity import linear_cka
 from undistill.run import Run, Workspace
 from undistill.studies import embeddings, pair
 from undistill.studies.changes import Changes
-from undistill.studies.local import Failure
+from undistill.studies.executors import Failure
 from undistill.studies.pair import PairStudy, remember
 from undistill.studies.plots import draw, drawable
 from undistill.studies.responses import choose_examples

@@ -25,7 +25,7 @@ from undistill.data.dataset import Images
 from undistill.data.loader import Loader
 from undistill.errors import RecipeError
 
-__all__ = ["bench_augment"]
+__all__ = ["PILImages", "bench_augment", "pil_crop_flip"]
 
 _MEAN, _STD = (0.4914, 0.4822, 0.4465), (0.247, 0.243, 0.261)
 _SCALE = torch.tensor((_MEAN, _STD)).view(2, 3, 1, 1)
@@ -75,7 +75,7 @@ def _compare(
     pixels = torch.randint(256, (n, 3, size, size), dtype=torch.uint8, generator=generator)
     images = Images(pixels, torch.zeros(n, dtype=torch.int64))
     ours = Loader(images, batch_size=batch_size, augment=name, mean=_MEAN, std=_STD, seed=0, device="cpu")
-    dataset = _PILImages(pixels.permute(0, 2, 3, 1).contiguous().numpy(), _PIL_AUGMENTATIONS[name])
+    dataset = PILImages(pixels.permute(0, 2, 3, 1).contiguous().numpy(), _PIL_AUGMENTATIONS[name])
     baselines = {w: _data_loader(dataset, batch_size, w) for w in workers}
 
     epochs: list[Callable[[], Iterable[object]]] = [
@@ -116,11 +116,12 @@ def _images_per_second(epoch: Callable[[], Iterable[object]], n: int, seconds: f
             return done / elapsed
 
 
-def _data_loader(dataset: _PILImages, batch_size: int, workers: int) -> DataLoader[tuple[Tensor, int]]:
+def _data_loader(dataset: PILImages, batch_size: int, workers: int) -> DataLoader[tuple[Tensor, int]]:
     return DataLoader(dataset, batch_size, shuffle=True, num_workers=workers, persistent_workers=workers > 0)
 
 
-def _pil_crop_flip(image: Image.Image) -> Image.Image:
+def pil_crop_flip(image: Image.Image) -> Image.Image:
+    """Return a random crop of the image padded with 4 black pixels, mirrored with probability ½."""
     width, height = image.size
     image = ImageOps.expand(image, border=CIFAR_PADDING, fill=0)
     left, top = (int(torch.randint(2 * CIFAR_PADDING + 1, (1,))) for _ in range(2))
@@ -136,15 +137,16 @@ def _pil_flip(image: Image.Image) -> Image.Image:
     return image.transpose(Image.Transpose.FLIP_LEFT_RIGHT) if torch.rand(1) < 0.5 else image
 
 
-_PIL_AUGMENTATIONS = {"crop_flip": _pil_crop_flip, "rotation_flip": _pil_rotation_flip}
+_PIL_AUGMENTATIONS = {"crop_flip": pil_crop_flip, "rotation_flip": _pil_rotation_flip}
 
 
 @dataclass(frozen=True)
-class _PILImages(Dataset[tuple[Tensor, int]]):
-    """Images (N, H, W, 3), augmented one by one."""
+class PILImages(Dataset[tuple[Tensor, int]]):
+    """Images (N, H, W, 3), augmented one by one, with their labels where there are some."""
 
     pixels: np.ndarray[Any, Any]
     augment: Callable[[Image.Image], Image.Image]
+    labels: Sequence[int] = ()
 
     def __len__(self) -> int:
         return len(self.pixels)
@@ -152,4 +154,4 @@ class _PILImages(Dataset[tuple[Tensor, int]]):
     def __getitem__(self, index: int) -> tuple[Tensor, int]:
         image = self.augment(Image.fromarray(self.pixels[index]))
         x = torch.from_numpy(np.array(image)).permute(2, 0, 1).contiguous().float().div(255)
-        return x.sub_(_SCALE[0]).div_(_SCALE[1]), 0
+        return x.sub_(_SCALE[0]).div_(_SCALE[1]), self.labels[index] if self.labels else 0

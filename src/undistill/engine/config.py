@@ -6,7 +6,24 @@ from typing import Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, NonNegativeInt, model_validator
 
-__all__ = ["Training"]
+__all__ = ["Training", "Tuning"]
+
+
+class Tuning(BaseModel):
+    """How the profiles ``fast`` and ``turbo`` compute; what is not set is chosen for the machine and logged.
+
+    It changes rounding and speed only, so it is not part of a recipe's hash.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    channels_last: bool | None = Field(None, description="keep the channels of a pixel side by side in memory")
+    compile: bool | None = Field(None, description="compile the trained net; takes a C++ compiler and half a minute")
+    threads: int | None = Field(None, ge=1, strict=True, description="of the CPU")
+    precision: Literal["float32", "tf32", "bf16"] | None = Field(
+        None, description="of all but the last layer and the losses, which are float32; tf32 is CUDA's"
+    )
+    graphs: bool | None = Field(None, description="replay whole steps as CUDA graphs")
 
 
 class Training(BaseModel):
@@ -39,7 +56,12 @@ class Training(BaseModel):
         "heldout",
         description="weights that are kept: best on the held-out part, last, or (paper) best on the test set",
     )
-    profile: Literal["exact"] = Field("exact", description="exact: the protocol in float32, deterministic")
+    profile: Literal["exact", "fast", "turbo"] = Field(
+        "exact",
+        description="exact: the protocol in float32, deterministic; fast: the same up to rounding; turbo: computed "
+        "like fast, by another, shorter protocol",
+    )
+    tuning: Tuning | None = Field(None, description="how fast and turbo compute; not part of the hash")
     seed: int = Field(0, ge=0, lt=2**32, strict=True, description="of weights, order and augmentation")
 
     @model_validator(mode="before")

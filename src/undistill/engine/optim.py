@@ -25,9 +25,16 @@ def make_optimizer(config: Training, model: nn.Module) -> torch.optim.Optimizer:
     parameters = [p for p in model.parameters() if p.requires_grad]
     if not parameters:
         raise RecipeError("model: it has no parameters that require gradients, so there is nothing to train")
+    # Fused: one pass over each tensor instead of four, rounded otherwise.
+    fused = config.profile != "exact" and all(p.dtype == torch.float32 for p in parameters)
     if config.optimizer == "adam":
-        return torch.optim.Adam(parameters, lr=config.lr, weight_decay=config.weight_decay)
-    return torch.optim.SGD(parameters, lr=config.lr, momentum=config.momentum, weight_decay=config.weight_decay)
+        capturable = fused and parameters[0].is_cuda  # by a CUDA graph
+        return torch.optim.Adam(
+            parameters, lr=config.lr, weight_decay=config.weight_decay, fused=fused or None, capturable=capturable
+        )
+    return torch.optim.SGD(
+        parameters, lr=config.lr, momentum=config.momentum, weight_decay=config.weight_decay, fused=fused or None
+    )
 
 
 def learning_rate(config: Training, epoch: int, step: int, steps_per_epoch: int) -> float:

@@ -32,6 +32,7 @@ def make_stepper(
     watch: Watch,
     config: Training,
     device: torch.device,
+    steps: int,
 ) -> Stepper:
     """Return what carries out the steps of a job as its profile says.
 
@@ -42,7 +43,12 @@ def make_stepper(
         watch: Told the loss and the gradient norm of every step; on CPU before its update.
         config: The protocol.
         device: Where to compute.
+        steps: That the job takes; a longer one may spend more on getting ready.
     """
+    if config.profile != "exact":
+        from undistill.engine.fast import FastStepper  # it is made of what is here
+
+        return FastStepper(objective, nets, optimizer, watch, config, device, steps)
     return EagerStepper(objective, nets, optimizer, watch)
 
 

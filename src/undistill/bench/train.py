@@ -1,0 +1,239 @@
+"""Training by the engine against a plain loop in the style of the paper's code: whole steps, data included.
+
+Each side is a process of its own, with its own memory and settings, and they take turns: while one computes, the others
+wait. The ratio of two sides is the median over the rounds of the ratio of their times in one round, so that whatever
+else the machine does weighs on both.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import platform
+import resource
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import asdict
+from multiprocessing.connection import Connection
+from statistics import median
+from typing import Any
+
+import torch
+
+from undistill.bench.ours import EngineLoop, step_flops
+from undistill.bench.plain import PlainLoop
+from undistill.bench.work import Work
+from undistill.engine.flops import clock, matmul_rate
+from undistill.errors import RecipeError, RunError
+
+__all__ = ["PLAIN", "bench_train", "machine", "measure", "worker"]
+
+PLAIN = "plain"
+_WARM_UP = 2
+_TABLE_1 = ("cnn", "preresnet20", "preresnet32", "resnet18")  # the students of the paper's Table 1
+
+
+def bench_train(
+    models: Sequence[str],
+    objectives: Sequence[str],
+    profiles: Sequence[str],
+    *,
+    rounds: int = 5,
+    seconds: float = 1.0,
+    **settings: Any,
+) -> Iterator[dict[str, Any]]:
+    """Measure every model with every objective, one after the other; see ``measure``.
+
+    Args:
+        models: Specs of nets; ``kd-group`` among the objectives does not look at them.
+        objectives: Of ``normal``, ``nasty``, ``kd`` and ``kd-group``: the four students of Table 1 from one victim,
+            together, against the plain loop run four times.
+        profiles: Of ``exact``, ``fast`` and ``turbo``.
+        rounds: Turns of each side.
+        seconds: Shortest time of a turn of the plain loop.
+        settings: Other fields of ``Work``.
+
+    Yields:
+        What ``measure`` returns.
+    """
+    works = [
+        Work(objective=objective, models=(model,), **settings)  # type: ignore[arg-type]
+        for model in models
+        for objective in objectives
+        if objective != "kd-group"
+    ]
+    if "kd-group" in objectives:
+        works.append(Work(objective="kd", models=_TABLE_1, **settings))
+    if not works:
+        raise RecipeError("nothing to measure: name a model and an objective (normal, nasty, kd or kd-group)")
+    for work in works:
+        yield measure(work, profiles, rounds=rounds, seconds=seconds)
+
+
+def measure(work: Work, profiles: Sequence[str], *, rounds: int = 5, seconds: float = 1.0) -> dict[str, Any]:
+    """Measure the plain loop and the engine under each profile on the same work.
+
+    Args:
+        work: What to train.
+        profiles: Of ``exact``, ``fast`` and ``turbo``.
+        rounds: Turns of each side, after two steps that are not measured.
+        seconds: Shortest time of a turn of the plain loop; the others take as many steps.
+
+    Returns:
+        ``work``, ``machine``, ``matmul_gflops`` (measured), ``step_gflop`` (counted: one step of every net), ``steps``
+        (that every side took) and ``sides``: for each ``images_per_s`` (over all nets), ``ratio`` (to the plain loop),
+        ``mfu`` (share of the measured matrix rate; above 1 where convolutions have better kernels than products),
+        ``memory_mb`` (peak: of the process on CPU, of tensors on CUDA), ``how`` it computes and, for the engine's,
+        ``weights`` (relative difference of the weights from those of ``exact`` after equal steps) and ``kl`` (of the
+        nasty term).
+
+    Raises:
+        RunError: A side failed.
+    """
+    sides = [PLAIN, *profiles]
+    device = torch.device(work.device)
+    with _threads(work.threads):
+        rate, flops = matmul_rate(device), step_flops(work)
+    with ExitStack() as stack:
+        workers = {side: stack.enter_context(worker(work, side)) for side in sides}
+        for each in workers.values():
+            each.ask("run", _WARM_UP)
+        steps = max(1, round(seconds / max(workers[PLAIN].ask("run", 1), 1e-9)))
+        for each in list(workers.values())[1:]:
+            each.ask("run", 1)
+        times = [{side: each.ask("run", steps) for side, each in workers.items()} for _ in range(rounds)]
+        found = {side: each.ask("report") for side, each in workers.items()}
+    exact = found.get("exact", {})
+    images = work.batch_size * len(work.models) * steps
+    return {
+        "work": asdict(work),
+        "machine": machine(device, work.threads),
+        "matmul_gflops": round(rate / 1e9, 1),
+        "step_gflop": round(flops / 1e9, 2),
+        "steps": _WARM_UP + 1 + rounds * steps,
+        "sides": {
+            side: {
+                "images_per_s": round(median(images / turn[side] for turn in times), 1),
+                "ratio": round(median(turn[PLAIN] / turn[side] for turn in times), 2),
+                "mfu": round(median(flops * steps / turn[side] for turn in times) / rate, 3),
+                "memory_mb": found[side]["memory_mb"],
+                "how": found[side]["how"],
+                **_parity(found[side], exact),
+            }
+            for side in sides
+        },
+    }
+
+
+def _parity(found: dict[str, Any], exact: dict[str, Any]) -> dict[str, float]:
+    """Return how far apart two sides are after equal steps, relative to the exact one."""
+    if found.get("weights") is None or exact.get("weights") is None or found is exact:
+        return {}
+    ours, theirs = found["weights"].double(), exact["weights"].double()
+    parity = {"weights": float((ours - theirs).norm() / theirs.norm())}
+    if found["kl"] is not None:
+        parity["kl"] = abs(found["kl"] / exact["kl"] - 1)
+    return {name: float(f"{value:.2g}") for name, value in parity.items()}
+
+
+class _Worker:
+    """The near end of a process."""
+
+    def __init__(self, side: str, connection: Connection) -> None:
+        self._side, self._connection = side, connection
+
+    def ask(self, *question: Any) -> Any:
+        """Send a question and wait for the answer."""
+        try:
+            self._connection.send(question)
+            failed, answer = self._connection.recv()
+        except (EOFError, OSError):
+            raise RunError(f"the process of {self._side!r} died; it may have run out of memory") from None
+        if failed:
+            raise RunError(f"{self._side!r} failed: {answer}")
+        return answer
+
+
+@contextmanager
+def worker(work: Work, side: str) -> Iterator[_Worker]:
+    """Yield a process that trains a work as one side does, when it is asked to."""
+    context = multiprocessing.get_context("spawn")  # a fork would inherit this process's threads and memory
+    near, far = context.Pipe()
+    process = context.Process(target=_serve, args=(far, work, side))
+    process.start()
+    far.close()
+    try:
+        yield _Worker(side, near)
+    finally:
+        near.close()
+        process.join(10)
+        if process.is_alive():
+            process.terminate()
+
+
+def _serve(connection: Connection, work: Work, side: Any) -> None:
+    """Answer ``run, steps`` with seconds and ``report`` with all else, until nobody asks any more."""
+    loop: PlainLoop | EngineLoop | None = None
+    device = torch.device(work.device)
+    if work.threads is not None:
+        torch.set_num_threads(work.threads)
+    while True:
+        try:
+            what, *arguments = connection.recv()
+        except (EOFError, KeyboardInterrupt):
+            return
+        try:
+            if loop is None:
+                loop = PlainLoop(work) if side == PLAIN else EngineLoop(work, side)
+            if what == "run":
+                begin = clock(device)
+                loop.run(*arguments)
+                answer: Any = clock(device) - begin
+            else:
+                answer = _report(loop, device)
+        except Exception as error:
+            connection.send((True, f"{type(error).__name__}: {error}"))
+        else:
+            connection.send((False, answer))
+
+
+def _report(loop: PlainLoop | EngineLoop, device: torch.device) -> dict[str, Any]:
+    report: dict[str, Any] = {"memory_mb": _peak_memory(device), "how": loop.how}
+    if isinstance(loop, EngineLoop):
+        report |= {"weights": loop.weights(), "kl": loop.kl()}
+    return report
+
+
+def _peak_memory(device: torch.device) -> int:
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device) >> 20
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak >> 20 if sys.platform == "darwin" else peak >> 10
+
+
+@contextmanager
+def _threads(count: int | None) -> Iterator[None]:
+    before = torch.get_num_threads()
+    if count is not None:
+        torch.set_num_threads(count)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+def machine(device: torch.device, threads: int | None) -> dict[str, Any]:
+    """Return what a speed was measured on."""
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else _processor()
+    return {
+        "device": device.type,
+        "name": name,
+        "cores": os.cpu_count(),
+        "threads": threads or torch.get_num_threads(),
+        "torch": torch.__version__,
+    }
+
+
+def _processor() -> str:
+    return platform.processor() or platform.machine()
