@@ -63,6 +63,7 @@ def test_every_published_file_has_a_checksum() -> None:
         "fashion_mnist": 4,
         "mnist": 4,
         "tiny_imagenet": 1,
+        "usps": 2,
     }
     for files in REMOTES.values():
         assert all(len(file.checksum) == len("md5:") + 32 and file.url.endswith(file.filename) for file in files)

@@ -6,6 +6,7 @@ Nothing of ours but the errors is imported before a verb runs, so that ``--help`
 from __future__ import annotations
 
 import io
+import logging
 import os
 import sys
 import traceback
@@ -76,6 +77,8 @@ def main(args: Sequence[str] | None = None) -> int:
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="replace")  # a code page without τ is no reason to fail
     given = list(sys.argv[1:] if args is None else args)
+    if not {"--quiet", "-q"} & set(given):
+        _show_log()
     command = get_command(app)
     try:
         found = command([arg for arg in given if arg != "--debug"], prog_name="undistill", standalone_mode=False)
@@ -96,6 +99,21 @@ def main(args: Sequence[str] | None = None) -> int:
     if code == _INTERRUPTED:  # what typer makes of Ctrl-C
         _complain("interrupted")
     return code
+
+
+class _Shown(logging.Handler):
+    """Writes to what is standard error at that moment: a progress bar may have taken its place."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        typer.echo(self.format(record), err=True)
+
+
+def _show_log() -> None:
+    """Show what the library finds worth saying, such as how the profile ``fast`` chose to compute."""
+    logger = logging.getLogger("undistill")
+    if not logger.handlers:
+        logger.addHandler(_Shown())
+        logger.setLevel(logging.INFO)
 
 
 def _explain(error: Exception) -> tuple[Sequence[str], int]:

@@ -72,7 +72,7 @@ def reproduce(
     as_json: AsJson = False,
     quiet: Quiet = False,
 ) -> None:
-    """Run tables and figures of the paper, and put its numbers beside ours.
+    """Run the paper's tables and figures, its numbers beside ours.
 
     A run that several numbers need happens once; what is there already is not trained again, so that the same command
     goes on after Ctrl-C. Runs that fail leave a number marked so, and exit code 1.

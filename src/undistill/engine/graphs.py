@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from undistill.data.loader import Batch
+from undistill.engine.config import Tuning
 from undistill.engine.guard import gradient_norm
 from undistill.engine.objective import Nets, Objective, StepOutput
 from undistill.engine.stepping import Watch
@@ -50,6 +51,8 @@ class GraphStepper:
     Raises:
         RuntimeError: The step cannot be captured; everything is as before.
     """
+
+    tuning: Tuning | None = None  # whoever chose to capture knows
 
     def __init__(
         self,

@@ -54,6 +54,7 @@ class Fitted:
         selected_epoch: Their epoch, from 1.
         images_per_s: Training images a second, evaluation included.
         seconds: Time spent, over all sessions of the run; of jobs that run together, each one's share.
+        tuning: How the last session computed, where that was a choice.
     """
 
     last: Evaluation
@@ -61,3 +62,4 @@ class Fitted:
     selected_epoch: int
     images_per_s: float
     seconds: float
+    tuning: dict[str, Any] | None = None

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from undistill.data.loader import Batch
-from undistill.engine.config import Training
+from undistill.engine.config import Training, Tuning
 from undistill.engine.guard import gradient_norm
 from undistill.engine.objective import Nets, Objective, StepOutput
 
@@ -19,7 +19,13 @@ Watch = Callable[[Tensor, Tensor], None]  # takes the loss and the gradient norm
 
 
 class Stepper(Protocol):
-    """Carries out steps of one training job."""
+    """Carries out steps of one training job.
+
+    Attributes:
+        tuning: How it computes, where that was a choice.
+    """
+
+    tuning: Tuning | None
 
     def __call__(self, batch: Batch, lr: float) -> StepOutput:
         """Train on a batch at a learning rate."""
@@ -54,6 +60,8 @@ def make_stepper(
 
 class EagerStepper:
     """Does everything as it is written, one operation after the other."""
+
+    tuning: Tuning | None = None
 
     def __init__(self, objective: Objective, nets: Nets, optimizer: torch.optim.Optimizer, watch: Watch) -> None:
         self._objective, self._nets, self._optimizer, self._watch = objective, nets, optimizer, watch

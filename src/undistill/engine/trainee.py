@@ -181,6 +181,7 @@ class Trainee:
             selected_epoch=position.best_epoch or position.epoch,
             images_per_s=position.images / max(position.seconds, 1e-9),
             seconds=position.seconds,
+            tuning=None if self._stepper.tuning is None else self._stepper.tuning.model_dump(),
         )
 
     def save(self, *, only_if_due: bool = False) -> None:
