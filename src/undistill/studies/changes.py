@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Literal
 
 from undistill.data import check_dataset_spec, parse_dataset_spec
@@ -44,6 +45,19 @@ class Changes:
         if self.profile == "exact":
             return protocol
         return self.profile if protocol == "paper" else f"{protocol}-{self.profile}"
+
+    def titled(self, name: str, title: str) -> str:
+        """Return what a data set is called beside its numbers: a picture goes about without the page around it.
+
+        Args:
+            name: Ours, ``"cifar10"``.
+            title: As printed, ``"CIFAR-10"``.
+        """
+        given = _SMOKE_DATA if self.smoke else (self.data or {}).get(name)
+        if given is not None:
+            spec = parse_dataset_spec(given)
+            title = f"{Path(str(spec.kwargs.get('path', spec.name))).name} for {title}"
+        return title if self.label in ("paper", "fast") else f"{title} ({self.label})"
 
     def describe(self) -> dict[str, Any]:
         """Return what is changed, as plain values from which ``Changes(**values)`` makes it again."""

@@ -193,7 +193,8 @@ def make_curves(name: str, *, seeds: int, changes: Changes) -> CurveStudy:
         table, grid = load_paper()[panel["table"]], given["grids"][name][data]
         names = [*(["teacher"] if sweep.with_teacher else []), *panel["students"]]
         nets = [_Net(data, given["teacher"], net, kind, table) for net in names for kind in sweep.kinds]
-        panels.append(Panel(data, panel["title"], tuple(_line(sweep, net, grid, seeds, changes) for net in nets)))
+        title = changes.titled(data, panel["title"])
+        panels.append(Panel(data, title, tuple(_line(sweep, net, grid, seeds, changes) for net in nets)))
     return CurveStudy(name, sweep.title, seeds, changes, sweep.axis, sweep.scale, tuple(panels), sweep.remarks)
 
 

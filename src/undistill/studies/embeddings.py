@@ -101,7 +101,7 @@ def figure2(*, seeds: int, changes: Changes) -> EmbeddingStudy:
     """Return Figure 2: ResNet-18 on CIFAR-10."""
     return EmbeddingStudy(
         "figure2",
-        "t-SNE of features and logits of a normal and a nasty ResNet-18 on CIFAR-10",
+        f"t-SNE of features and logits of a normal and a nasty ResNet-18 on {changes.titled('cifar10', 'CIFAR-10')}",
         seeds,
         changes,
         adapt(normal("cifar10", "resnet18", 0), changes),

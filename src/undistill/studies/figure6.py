@@ -92,7 +92,7 @@ def figure6(*, seeds: int, changes: Changes) -> InversionStudy:
     teachers = {"normal": normal("cifar10", "resnet34", 0), "nasty": nasty("cifar10", "resnet34", 0)}
     return InversionStudy(
         "figure6",
-        "Images drawn by DeepInversion out of a normal and a nasty ResNet-34 trained on CIFAR-10",
+        f"Images drawn out of a normal and a nasty ResNet-34 trained on {changes.titled('cifar10', 'CIFAR-10')}",
         seeds,
         changes,
         {name: data_free("cifar10", "deep_inversion", teacher, changes) for name, teacher in teachers.items()},

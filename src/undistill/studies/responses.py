@@ -113,7 +113,7 @@ def figure1(*, seeds: int, changes: Changes) -> ResponseStudy:
     """Return Figure 1: ResNet-18 on CIFAR-10."""
     return ResponseStudy(
         "figure1",
-        "Softened answers of a normal and a nasty ResNet-18 on CIFAR-10",
+        f"Softened answers of a normal and a nasty ResNet-18 on {changes.titled('cifar10', 'CIFAR-10')}",
         seeds,
         changes,
         adapt(normal("cifar10", "resnet18", 0), changes),
