@@ -1,13 +1,14 @@
 """Batches of a resident data set: shuffled and augmented for training, in order for evaluation.
 
 Every random number of an epoch comes from one CPU generator seeded from (seed, epoch), so any epoch can be replayed, on
-any device, from any of its steps.
+any device, from any of its steps. Images of other domains, where a defense looks at such, come from generators of their
+own, seeded from (seed, epoch, which): the source's batches are the same with and without them.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -28,11 +29,13 @@ class Batch:
         x: Normalized images, float32 (B, C, H, W).
         y: Labels, int64 (B,).
         index: Their rows in the split, int64 (B,).
+        targets: As many images of each target domain, in the order of the recipe.
     """
 
     x: Tensor
     y: Tensor
     index: Tensor
+    targets: tuple[Batch, ...] = ()
 
 
 class Loader:
@@ -49,9 +52,11 @@ class Loader:
         std: Standard deviation of each channel, on the scale 0..1.
         seed: Seed of all epochs, not negative.
         device: Where the split is kept and batches are made.
+        targets: Images of other domains; each batch gets as many of each, augmented and normalized like its own. In an
+            epoch that is longer than a target set its images come again; in a shorter one not all come.
 
     Raises:
-        DataError: The split is empty.
+        DataError: The split, or a target set, is empty.
         RecipeError: The batch size or the seed is out of range.
         ShapeError: ``mean`` or ``std`` does not fit the channels.
         UnknownNameError: There is no such augmentation.
@@ -67,14 +72,14 @@ class Loader:
         std: Sequence[float],
         seed: int,
         device: torch.device | str,
+        targets: Sequence[Images] = (),
     ) -> None:
-        _check(images, batch_size)
+        for split in (images, *targets):
+            _check(split, batch_size)
         if seed < 0:
             raise RecipeError(f"the seed is {seed}; expected 0 or more")
-        x = images.x.to(device)
-        self.augmentation = make_augmentation(augment, x)
-        self.y = images.y.to(device)
-        self.mean, self.std = _channels(mean, x), _channels(std, x)
+        self._source, *self._targets = (_Resident(split, augment, mean, std, device) for split in (images, *targets))
+        self.y = self._source.y
         self.batch_size = batch_size
         self.seed = seed
 
@@ -95,11 +100,10 @@ class Loader:
         """
         if epoch < 0 or not 0 <= start <= len(self):
             raise RecipeError(f"no step {start} in epoch {epoch}; expected an epoch from 0, a step in 0..{len(self)}")
-        n, device = len(self.y), self.y.device
-        generator = _generator(self.seed, epoch)
-        order = torch.randperm(n, generator=generator).to(device)
-        draws = {name: values.to(device) for name, values in self.augmentation.draw(n, generator).items()}
-        return (self._batch(order[rows], {name: v[rows] for name, v in draws.items()}) for rows in self._steps(start))
+        n = len(self.y)
+        source = self._source.deal(n, _generator(self.seed, epoch))
+        targets = [target.deal(n, _generator(self.seed, epoch, which)) for which, target in enumerate(self._targets, 1)]
+        return (replace(source(rows), targets=tuple(deal(rows) for deal in targets)) for rows in self._steps(start))
 
     def _steps(self, start: int) -> Iterator[slice]:
         last = len(self) - 1
@@ -107,9 +111,33 @@ class Loader:
             first = step * self.batch_size
             yield slice(first, len(self.y) if step == last else first + self.batch_size)
 
+
+class _Resident:
+    """A split on the device, with its augmentation and normalization."""
+
+    def __init__(
+        self, images: Images, augment: str, mean: Sequence[float], std: Sequence[float], device: torch.device | str
+    ) -> None:
+        x = images.x.to(device)
+        self.y = images.y.to(device)
+        self._augmentation = make_augmentation(augment, x)
+        self._mean, self._std = _channels(mean, x), _channels(std, x)
+
+    def deal(self, n: int, generator: torch.Generator) -> Callable[[slice], Batch]:
+        """Draw the order and the augmentation of ``n`` images, each as often as any other, up to one more.
+
+        Returns:
+            What makes the batch of some of the places 0..n-1.
+        """
+        size, device = len(self.y), self.y.device
+        orders = [torch.randperm(size, generator=generator) for _ in range(-(-n // size))]
+        order = torch.cat(orders)[:n].to(device)
+        draws = {name: values.to(device) for name, values in self._augmentation.draw(n, generator).items()}
+        return lambda rows: self._batch(order[rows], {name: values[rows] for name, values in draws.items()})
+
     def _batch(self, index: Tensor, draws: Draws) -> Batch:
-        x = self.augmentation.apply(index, draws)
-        return Batch(normalize(x, self.mean, self.std), self.y.index_select(0, index), index)
+        x = self._augmentation.apply(index, draws)
+        return Batch(normalize(x, self._mean, self._std), self.y.index_select(0, index), index)
 
 
 def batches(
@@ -167,9 +195,12 @@ def _channels(values: Tensor | Sequence[float], x: Tensor) -> Tensor:
     return tensor
 
 
-def _generator(seed: int, epoch: int) -> torch.Generator:
-    """Return the generator of one epoch; numpy's ``SeedSequence`` mixes both numbers, so near seeds share nothing."""
-    state = np.random.SeedSequence([seed, epoch]).generate_state(1, np.uint64)
+def _generator(*seeds: int) -> torch.Generator:
+    """Return the generator of (seed, epoch) or (seed, epoch, which), ``which`` from 1: zeros at the end do not count.
+
+    Numpy's ``SeedSequence`` mixes the numbers, so near seeds share nothing.
+    """
+    state = np.random.SeedSequence(seeds).generate_state(1, np.uint64)
     return torch.Generator().manual_seed(int(state[0]))
 
 

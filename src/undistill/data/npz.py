@@ -12,12 +12,15 @@ import numpy as np
 import torch
 
 from undistill.data import register_dataset
-from undistill.data.dataset import Dataset, Images, channel_stats
+from undistill.data.dataset import Dataset, Images, channel_stats, stratified_split
 from undistill.errors import DataError
 
 __all__ = ["npz"]
 
 _NEEDED = ("train_x", "train_y", "test_x", "test_y")
+_UNSPLIT = ("x", "y")
+_TEST_SHARE = 0.2
+_NO_SPLIT = "no official split: a stratified fifth of the images is the test set"
 _OPTIONAL = ("classes", "train_lossless", "test_lossless")
 
 
@@ -31,7 +34,8 @@ def npz(
     """Return the data set in a ``.npz`` file; nothing pickled is ever read.
 
     The file holds ``train_x``, ``train_y``, ``test_x``, ``test_y`` in the shapes and types of
-    ``Images.from_numpy``, and may hold ``classes`` (names; else the labels 0 to the largest one, each of which
+    ``Images.from_numpy``, or ``x`` and ``y``, of which a fifth of every class becomes the test set, always the same
+    one, and a note says so. It may hold ``classes`` (names; else the labels 0 to the largest one, each of which
     has a training image) and ``train_lossless``, ``test_lossless`` (boolean, one an image; what is not becomes a
     note). Other arrays are ignored.
 
@@ -47,10 +51,7 @@ def npz(
     """
     path = Path(path).expanduser()
     arrays = _arrays(path)
-    train, test = (
-        Images.from_numpy(arrays[f"{part}_x"], arrays[f"{part}_y"], what=f"{path}: {part}_x")
-        for part in ("train", "test")
-    )
+    train, test = _parts(arrays, path)
     measured_mean, measured_std = channel_stats(train) if len(train) else ((), ())
     return Dataset(
         path.stem,
@@ -60,7 +61,7 @@ def npz(
         measured_mean if mean is None else tuple(float(value) for value in mean),
         measured_std if std is None else tuple(float(value) for value in std),
         augment,
-        _lossless_note(arrays),
+        "; ".join(filter(None, ("" if "x" not in arrays else _NO_SPLIT, _lossless_note(arrays)))),
     )
 
 
@@ -68,10 +69,11 @@ def _arrays(path: Path) -> dict[str, np.ndarray[Any, Any]]:
     try:
         # opened here: np.load leaves the file open when it is damaged
         with path.open("rb") as stream, np.load(stream, allow_pickle=False) as file:
-            missing = [name for name in _NEEDED if name not in file]
+            needed = _UNSPLIT if not set(_NEEDED) & set(file) and set(_UNSPLIT) <= set(file) else _NEEDED
+            missing = [name for name in needed if name not in file]
             if missing:
                 raise DataError(f"{path} lacks {', '.join(missing)}; it holds {', '.join(file) or 'nothing'}")
-            return {name: file[name] for name in (*_NEEDED, *_OPTIONAL) if name in file}
+            return {name: file[name] for name in (*needed, *_OPTIONAL) if name in file}
     except FileNotFoundError:
         raise DataError(f"there is no file {path}; expected an .npz with {', '.join(_NEEDED)}") from None
     except (OSError, EOFError, ValueError, TypeError, zipfile.BadZipFile, zlib.error) as error:
@@ -79,6 +81,19 @@ def _arrays(path: Path) -> dict[str, np.ndarray[Any, Any]]:
             raise DataError(f"cannot read {path}: expected an .npz of plain arrays, without pickle") from None
         # TypeError: a lone array (.npy) under this name is no context manager
         raise DataError(f"cannot read {path} ({error}); expected an .npz of plain arrays, without pickle") from error
+
+
+def _parts(arrays: dict[str, np.ndarray[Any, Any]], path: Path) -> tuple[Images, Images]:
+    if "x" in arrays:
+        images = Images.from_numpy(arrays["x"], arrays["y"], what=f"{path}: x")
+        size = max(round(_TEST_SHARE * len(images)), len(torch.unique(images.y)))
+        rest, aside = stratified_split(images.y, size, seed=0)
+        return images.subset(rest), images.subset(aside)
+    train, test = (
+        Images.from_numpy(arrays[f"{part}_x"], arrays[f"{part}_y"], what=f"{path}: {part}_x")
+        for part in ("train", "test")
+    )
+    return train, test
 
 
 def _classes(names: np.ndarray[Any, Any] | None, train: Images, path: Path) -> tuple[str, ...]:

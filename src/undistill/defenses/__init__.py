@@ -15,9 +15,11 @@ class Defense(Objective):
 
     Attributes:
         needs_adversary: The method moves away from a frozen, normally trained twin.
+        uses_targets: The method can look at images of other domains, ``batch.targets``.
     """
 
     needs_adversary: ClassVar[bool] = False
+    uses_targets: ClassVar[bool] = False
 
 
 DEFENSES: Registry[type[Defense]] = Registry("defense", "undistill.defenses")

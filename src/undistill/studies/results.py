@@ -133,9 +133,9 @@ def _provenance(runs: Iterable[Run]) -> dict[str, list[Any]]:
     found: dict[str, set[Any]] = {}
     for run in runs:
         own = {**run.result["provenance"], "selection": run.recipe.selection, "data": run.recipe.data}
-        own["data_fingerprint"] = run.result["data_fingerprint"]
+        own |= {key: run.result[key] for key in ("data_note", "data_fingerprint")}
         for key, value in own.items():
-            if key != "seed":
+            if key != "seed" and value:
                 found.setdefault(key, set()).add(value)
     return {key: sorted(values) for key, values in found.items()}
 

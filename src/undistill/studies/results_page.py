@@ -25,7 +25,7 @@ _INTRODUCTION = """# Results
 
 Every number here was measured and written by the program. This page is made from `results/` by
 `python -m undistill.studies.results_page results docs/results.md`."""
-_SHOWN = ("torch", "python", "device", "device_name", "threads", "profile", "selection", "data")
+_SHOWN = ("torch", "python", "device", "device_name", "threads", "profile", "selection", "data", "data_note")
 
 
 def results_page(results: Path, page: Path) -> str:

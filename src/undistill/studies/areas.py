@@ -1,0 +1,92 @@
+"""Around a domain: how accurate nets are the further images are shifted from it, a direction an angle."""
+
+from __future__ import annotations
+
+import textwrap
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.cm import ScalarMappable
+from matplotlib.colors import Normalize
+from matplotlib.figure import Figure
+from matplotlib.projections.polar import PolarAxes
+
+__all__ = ["area", "draw_areas"]
+
+_PANEL, _FOOT = 2.9, 0.55  # inches
+_ARCS = 16  # cells of a sector
+_COLORS = "viridis"
+_USABLE = 50.0  # percent: where a line is drawn
+
+
+def area(accuracies: Sequence[Sequence[float]], radii: Sequence[float], level: float = _USABLE) -> float:
+    """Return the share of the disc around a domain, in 0..1, on which a net is at least so accurate.
+
+    Every direction is a sector of the same angle. Between two measured distances the accuracy is taken to change
+    linearly; what counts is the disc's area, so that what is far counts for more.
+
+    Args:
+        accuracies: Percent, of each direction at each radius.
+        radii: Increasing, from 0.
+        level: Percent.
+    """
+    fine = np.linspace(0, radii[-1], 2001)
+    weights = fine / fine.sum()
+    usable = [np.interp(fine, radii, row) >= level for row in accuracies]
+    return float(np.mean([weights[inside].sum() for inside in usable]))
+
+
+def draw_areas(part: Mapping[str, Any]) -> Figure:
+    """Return one disc a panel, the source in its center, colored by accuracy; a line where that falls below a half.
+
+    Args:
+        part: Of kind ``areas``: ``directions`` (labels), ``radii``, ``panels`` with ``title``, ``area`` (a share) and
+            ``accuracies`` (percent, by direction and radius), and ``source``, its label.
+    """
+    panels, radii = part["panels"], np.array(part["radii"])
+    figure = Figure(figsize=(_PANEL * len(panels), _PANEL + _FOOT), dpi=200, layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = figure.subplots(1, len(panels), squeeze=False, subplot_kw={"projection": "polar"})[0]
+    for spot, panel in zip(axes, panels, strict=True):
+        _disc(spot, np.array(panel["accuracies"]), radii, part["directions"])
+        spot.set_title(f"{panel['title']}\n{100 * panel['area']:.0f} % of the disc usable", fontsize=8, pad=12)
+    bar = figure.colorbar(
+        ScalarMappable(Normalize(0, 100), _COLORS),
+        ax=list(axes),
+        orientation="horizontal",
+        shrink=0.45,
+        aspect=40,
+        pad=0.1,
+    )
+    bar.set_label(f"accuracy, %; in the center {part['source']}, at the rim the full shift; line: 50 %", fontsize=7)
+    bar.ax.tick_params(labelsize=6.5)
+    return figure
+
+
+def _disc(axes: PolarAxes, accuracies: np.ndarray[Any, Any], radii: np.ndarray[Any, Any], names: Sequence[str]) -> None:
+    count = len(names)
+    angles = 2 * np.pi * np.arange(count) / count
+    # A sector a direction: between two directions nothing was measured, so nothing is interpolated there.
+    edges = np.append(angles, 2 * np.pi) - np.pi / count
+    rings = np.linspace(0, radii[-1], 101)
+    middle = (rings[1:] + rings[:-1]) / 2
+    shades = np.stack([np.interp(middle, radii, row) for row in accuracies], axis=1)
+    arcs = np.linspace(edges[0], edges[-1], count * _ARCS + 1)  # one cell a sector would have a straight rim
+    axes.pcolormesh(arcs, rings, shades.repeat(_ARCS, axis=1), cmap=_COLORS, vmin=0, vmax=100, rasterized=True)
+    for k, row in enumerate(accuracies):
+        reach = _reach(row, radii)
+        axes.plot(np.linspace(edges[k], edges[k + 1], 20), np.full(20, reach), color="white", linewidth=1.2)
+    axes.set_xticks(angles, [textwrap.fill(name, 11) for name in names], fontsize=6)
+    axes.set_yticks([])
+    axes.set_ylim(0, radii[-1])
+    axes.grid(visible=False)
+    axes.tick_params(pad=5)
+
+
+def _reach(row: np.ndarray[Any, Any], radii: np.ndarray[Any, Any]) -> float:
+    """Return how far out a net stays usable in one direction."""
+    fine = np.linspace(0, radii[-1], 501)
+    below = np.interp(fine, radii, row) < _USABLE
+    return float(fine[below.argmax()]) if below.any() else float(radii[-1])
