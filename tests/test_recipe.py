@@ -532,6 +532,14 @@ def test_milestones_move_with_the_epochs(tmp_path: Path) -> None:
     assert load_recipe("paper/cifar10/resnet18", epochs=40).milestones == (20, 30)
     assert load_recipe("paper/cifar10/resnet18", ["epochs=16", "milestones=[3]"]).milestones == (3,)
     assert load_recipe("paper/cifar10/resnet18", ["epochs=160"]).milestones == (80, 120)
+    assert load_recipe("paper/cifar10/resnet18", ["epochs=200", "milestones=[80, 120]"]).milestones == (80, 120)
+    written_out = tmp_path / "run.yaml"
+    written_out.write_text(load_recipe("paper/cifar10/kd_cnn__from_resnet18").to_yaml())
+    for source in ("paper/cifar10/kd_cnn__from_resnet18", written_out):
+        for override, expected in (("victim.epochs=40", (20, 30)), ("seed=1", (80, 120))):
+            victim = load_recipe(source, [override]).victim
+            assert isinstance(victim, Recipe)
+            assert victim.milestones == expected
     (tmp_path / "short.yaml").write_text("recipe: paper/cifar100/resnet18\nepochs: 20\n")
     assert load_recipe(tmp_path / "short.yaml").milestones == (6, 12, 16)  # 60, 120 and 160 of 200
     assert load_recipe("paper/cifar10/resnet18", ["epochs=1"]).milestones == ()

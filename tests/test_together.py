@@ -186,3 +186,11 @@ def test_tensors_of_inference_mode_are_asked_about_every_time() -> None:
         before = victim.logits(x)
         x += 1
         assert torch.equal(victim.logits(x), before + 2)
+
+
+def test_what_a_thief_does_to_an_answer_is_his_own_affair() -> None:
+    victim, x = Victim(Counting()), torch.rand(5, 1, 2, 2)
+    expected = x.flatten(1)[:, :3] * 2
+    for thief in (victim, victim.another(), victim.another()):
+        assert torch.equal(thief.logits(x), expected)
+        thief.logits(x).div_(4)

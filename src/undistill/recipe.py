@@ -266,7 +266,8 @@ def load_recipe(source: str | Path | None = None, overrides: Iterable[str] = (),
         _assign(fields, path, value)
         lines.pop(path[:1], None)
     fields.update(values)
-    _move_milestones(before, fields)
+    given = {tuple(override.partition("=")[0].split(".")) for override in overrides}
+    _move_milestones(before, fields, given | {(key,) for key in values})
     lines = {where: line for where, line in lines.items() if where[0] not in values}
     return make_recipe(fields, lines=lines)
 
@@ -318,7 +319,7 @@ def _not_found(source: str) -> RecipeError:
 def _changed(base: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
     """Return the fields of a recipe with some of them changed; ``method: {weight: 0.1}`` keeps the method's name."""
     merged = {**base, **changes}
-    _move_milestones(base, merged)
+    _move_milestones(base, merged, {(key,) for key in changes})
     if changes:
         merged.pop("folder", None)  # another recipe is another run
     for key in ("data", "model", "method"):
@@ -328,12 +329,16 @@ def _changed(base: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
     return merged
 
 
-def _move_milestones(before: Mapping[str, Any], after: dict[str, Any]) -> None:
-    """Keep the milestones where they were, in proportion, if the epochs were changed and they were not."""
+def _move_milestones(before: Mapping[str, Any], after: dict[str, Any], given: Set[tuple[str, ...]]) -> None:
+    """Keep milestones where they were, in proportion, if the epochs were changed and they were not among the given."""
+    for key in ("victim", "adversary"):
+        inside = {path[1:] for path in given if path[0] == key}
+        if inside and () not in inside and isinstance(before.get(key), Mapping) and isinstance(after.get(key), dict):
+            _move_milestones(before[key], after[key], inside)
     old, new, milestones = before.get("epochs"), after.get("epochs"), before.get("milestones")
     if not (isinstance(old, int) and isinstance(new, int) and isinstance(milestones, list | tuple)):
         return  # there is nothing to keep, or validation will say what is wrong
-    if new != old and after.get("milestones") == milestones:
+    if new != old and ("milestones",) not in given:
         after["milestones"] = sorted({new * milestone // old for milestone in milestones} - {0})
 
 

@@ -215,10 +215,10 @@ class _Last:
         # A tensor that was written to has another version; one made under inference mode has none, so it may have been.
         version = None if x.is_inference() else x._version
         if self._asked is not None and self._asked[0] is x and self._asked[1] == version:
-            return self._asked[2]
+            return self._asked[2].clone()  # whoever gets it may write to it
         logits = compute()
         if version is not None:
-            self._asked = x, version, logits
+            self._asked = x, version, logits.clone()
         return logits
 
 

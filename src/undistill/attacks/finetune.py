@@ -83,7 +83,7 @@ def _last(model: nn.Module, x: Tensor) -> tuple[nn.Linear, Tensor]:
     last, features = last_layer(model.eval(), x)
     if not isinstance(last, nn.Linear):
         raise RecipeError(f"the last layer of {type(model).__name__} is no linear one; fine-tune with layers=all")
-    return last, features
+    return last, features.float()  # before the last layer, the net may have computed in bfloat16
 
 
 def _shapes(state: Mapping[str, Tensor]) -> dict[str, torch.Size]:

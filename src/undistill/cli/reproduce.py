@@ -26,7 +26,7 @@ EXAMPLES = (
 
 
 def reproduce(
-    study: Annotated[str, typer.Argument(help="table1 to table5, figure1 to figure5, or all.")],
+    study: Annotated[str, typer.Argument(help="table1 to table6, figure1 to figure6, ntl, ntl_figure, or all.")],
     seeds: Annotated[int, typer.Option(min=1, help="Repetitions, for a mean with its interval.")] = 1,
     smoke: Annotated[bool, typer.Option("--smoke", help="Tiny nets and data: shows that all of it works.")] = False,
     only: Annotated[
@@ -60,7 +60,7 @@ def reproduce(
     ] = None,
     executor_option: Annotated[
         list[str] | None,
-        typer.Option(metavar="KEY=VALUE", help="For the executor: gpus_per_run=0.25, partition=gpu; repeatable."),
+        typer.Option(metavar="KEY=VALUE", help="For the executor: gpus_per_run=0.25, slurm_partition=gpu; repeatable."),
     ] = None,
     out: Annotated[Path, typer.Option(metavar="DIR", help="Folder of the runs and of what comes out.")] = Path(
         "undistill-studies"

@@ -72,6 +72,8 @@ class FastStepper:
             self._how = _build(
                 self._objective, self._nets, self._optimizer, self._watch, self.tuning, batch, self._device
             )
+            if self.tuning.graphs and not isinstance(self._how.whole, GraphStepper):
+                self.tuning = self.tuning.model_copy(update={"graphs": False})  # what was done counts
         _use_threads(self.tuning)
         step = self._how.whole if len(batch.y) == self._size else self._how.rest
         output = step(batch, lr)
@@ -81,8 +83,10 @@ class FastStepper:
     def _choose(self, batch: Batch) -> Tuning:
         pinned = self._config.tuning or Tuning()
         if self._device.type == "cuda":
-            graphs = pinned.graphs if pinned.graphs is not None else self._nets.companion is None
-            precision = cuda_precision(pinned)
+            # A graph replays what it has seen: a companion that is trained beside the net, and batches of targets, are
+            # outside of it.
+            graphs = pinned.graphs is not False and self._nets.companion is None and not batch.targets
+            precision = "float32" if batch.x.is_meta else cuda_precision(pinned)
             return settled(pinned).model_copy(update={"graphs": graphs, "precision": precision})
         if self._nets.companion is not None:
             return settled(pinned)  # a trial would train it
@@ -98,8 +102,9 @@ class FastStepper:
         def step() -> float:
             _use_threads(tuning)
             with torch.random.fork_rng(devices=[]):
+                fresh = replace(batch, x=batch.x.clone())  # or the victim would answer from memory
                 begin = time.perf_counter()
-                how.whole(batch, 0.0)
+                how.whole(fresh, 0.0)
                 return time.perf_counter() - begin
 
         return step

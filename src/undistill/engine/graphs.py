@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 
 import torch
@@ -28,9 +29,12 @@ def capture_cuda(run: Run) -> Run:
     Raises:
         RuntimeError: It does what cannot be captured, such as waiting for the device.
     """
-    graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
-        run()
+    graph, stream = torch.cuda.CUDAGraph(), torch.cuda.current_stream()
+    try:
+        with torch.cuda.graph(graph, stream=torch.cuda.Stream()):  # type: ignore[no-untyped-call]
+            run()
+    finally:
+        torch.cuda.set_stream(stream)  # a capture that fails leaves its own behind
     return graph.replay
 
 
@@ -69,11 +73,12 @@ class GraphStepper:
         self._parameters = [p for group in optimizer.param_groups for p in group["params"]]
         kept = _Kept(nets, optimizer)
         try:
-            self._warm_up()
-            asked = self._queries
-            # Written to, the images are new to the victim, which would otherwise answer from memory once and for all.
-            self._batch.x.copy_(batch.x)
-            self._replay = capture(self._run)
+            with _on(batch.x.device):
+                self._warm_up()
+                asked = self._queries
+                # Written to, the images are new to the victim, which would otherwise answer from memory for good.
+                self._batch.x.copy_(batch.x)
+                self._replay = capture(self._run)
             self._queries_a_step = self._queries - asked
         finally:
             kept.put_back()
@@ -124,6 +129,11 @@ class GraphStepper:
             logits=output.logits.detach(),
             logs={name: value.detach() for name, value in output.logs.items()},
         )
+
+
+def _on(device: torch.device) -> AbstractContextManager[object]:
+    """Make a device the current one, on which streams are opened."""
+    return torch.cuda.device(device) if device.type == "cuda" else nullcontext()
 
 
 class _Kept:

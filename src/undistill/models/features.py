@@ -59,6 +59,7 @@ def logits_and_output(model: nn.Module, x: Tensor, layer: str = "") -> tuple[Ten
     if not layer:
         return logits_and_features(model, x)
     modules = dict(model.named_modules())
+    layer = next((name for name in (layer, f"net.{layer}") if name in modules), layer)  # or that of a net in a wrapper
     if layer not in modules:
         raise UnknownNameError("module", layer, [name for name in modules if name])
     outputs: list[Tensor] = []

@@ -15,7 +15,7 @@ from matplotlib.projections.polar import PolarAxes
 
 __all__ = ["area", "draw_areas"]
 
-_PANEL, _FOOT = 2.9, 0.55  # inches
+_PANEL, _FOOT = 2.9, 0.9  # inches
 _ARCS = 16  # cells of a sector
 _COLORS = "viridis"
 _USABLE = 50.0  # percent: where a line is drawn
@@ -51,7 +51,7 @@ def draw_areas(part: Mapping[str, Any]) -> Figure:
     axes = figure.subplots(1, len(panels), squeeze=False, subplot_kw={"projection": "polar"})[0]
     for spot, panel in zip(axes, panels, strict=True):
         _disc(spot, np.array(panel["accuracies"]), radii, part["directions"])
-        spot.set_title(f"{panel['title']}\n{100 * panel['area']:.0f} % of the disc usable", fontsize=8, pad=12)
+        spot.set_title(f"{panel['title']}\n{100 * panel['area']:.0f} % of the disc usable", fontsize=8, pad=10)
     bar = figure.colorbar(
         ScalarMappable(Normalize(0, 100), _COLORS),
         ax=list(axes),

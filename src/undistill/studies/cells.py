@@ -65,10 +65,12 @@ def make_cell(
 
 
 def against(cell: Cell, reference: Cell | None) -> Cell:
-    """Return a cell with its difference to another one, where both have a number."""
-    if reference is None or cell["mean"] is None or reference["mean"] is None:
+    """Return a cell with its difference to another one, over the seeds that both have, if they share any."""
+    common = sorted(set(cell["values"]) & set(reference["values"])) if reference is not None else []
+    if reference is None or not common:
         return cell
-    return {**cell, "difference": cell["mean"] - reference["mean"]}
+    own, other = (mean_interval(each["values"][seed] for seed in common).mean for each in (cell, reference))
+    return {**cell, "difference": own - other}
 
 
 def cell_notes(cells: Iterable[tuple[str, Cell]], seeds: int) -> Iterator[str]:

@@ -282,8 +282,10 @@ class _Schedule:
                 self.finish(step, outcome.text)
             elif outcome.kind == "failed":
                 self.fail(step, self.logged(step, outcome.text, outcome.story))
-            else:  # interrupted by a signal to the worker alone: Ctrl-C does not come back here
-                self.again(step, "interrupted by a signal")
+            elif outcome.kind == "interrupted":  # by a signal to its worker alone; it saved its state
+                self.waiting.insert(0, step)
+            else:
+                self.again(step, "kept waiting by another process")
 
     def finish(self, step: Step, text: str) -> None:
         self.finished += 1
