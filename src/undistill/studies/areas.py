@@ -15,7 +15,7 @@ from matplotlib.projections.polar import PolarAxes
 
 __all__ = ["area", "draw_areas"]
 
-_PANEL, _FOOT = 2.9, 0.9  # inches
+_PANEL, _FOOT = 2.9, 0.75  # inches
 _ARCS = 16  # cells of a sector
 _COLORS = "viridis"
 _USABLE = 50.0  # percent: where a line is drawn

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import base64
 import textwrap
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -17,7 +17,7 @@ from undistill.reporting.images import columns, grid
 
 __all__ = ["draw_images", "image_panel"]
 
-_PANEL_WIDTH, _HEAD = 3.5, 0.75  # inches
+_PANEL_WIDTH, _HEAD, _LETTER = 3.5, 0.75, 0.05  # inches
 
 
 def image_panel(name: str, title: str, images: Images | None, classes: int, rows: int) -> dict[str, Any]:
@@ -56,7 +56,10 @@ def image_panel(name: str, title: str, images: Images | None, classes: int, rows
 def draw_images(part: Mapping[str, Any]) -> Figure:
     """Return the figure of a part of kind ``images``: its panels side by side, columns above the names of classes."""
     panels = part["panels"]
+    longest = max(map(len, _short(part["classes"])))
+    upright = longest > 2
     height = _PANEL_WIDTH * max(panel["height"] / panel["width"] for panel in panels) + _HEAD
+    height += _LETTER * longest if upright else 0.0
     figure = Figure(figsize=(_PANEL_WIDTH * len(panels), height), layout="constrained")
     FigureCanvasAgg(figure)
     for axes, panel in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels, strict=True):
@@ -65,12 +68,16 @@ def draw_images(part: Mapping[str, Any]) -> Figure:
         axes.imshow(
             pixels[:, :, 0] if shape[2] == 1 else pixels, cmap="gray", vmin=0, vmax=255, interpolation="nearest"
         )
-        names = [textwrap.shorten(name, 14, placeholder="…") for name in part["classes"][: panel["columns"]]]
+        names = _short(part["classes"])[: panel["columns"]]
         step = panel["width"] / len(names)
         places = [step * (k + 0.5) - 0.5 for k in range(len(names))]
-        axes.set_xticks(places, names, rotation=90 if max(map(len, names)) > 2 else 0)
+        axes.set_xticks(places, names, rotation=90 if upright else 0)
         axes.set_yticks([])
         axes.tick_params(length=0)
         axes.spines[:].set_visible(False)
         axes.set_title(panel["title"])
     return figure
+
+
+def _short(classes: Sequence[str]) -> list[str]:
+    return [textwrap.shorten(name, 14, placeholder="…") for name in classes]
