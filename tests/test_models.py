@@ -13,7 +13,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from undistill.errors import RecipeError, ShapeError, UnknownNameError
 from undistill.models import MODELS, build_model, check_model, check_model_spec, list_models
-from undistill.models.features import logits_and_features, penultimate
+from undistill.models.features import last_layer, logits_and_features
 from undistill.models.sizing import scaled
 from undistill.registry import Spec
 
@@ -239,7 +239,7 @@ def test_features_before_the_last_layer(name: str) -> None:
         logits, features = logits_and_features(model, x)
         assert features.shape == (3, PAPER[name][2])
         assert torch.equal(logits, model(x))
-        assert torch.equal(features, penultimate(model, x))
+        assert torch.equal(features, last_layer(model, x)[1].flatten(1))
     weight, bias = list(model.parameters())[-2:]
     again = F.linear(features, weight.flatten(1), bias)
     torch.testing.assert_close(again.relu() if name == "mlp" else again, logits)
@@ -262,11 +262,11 @@ class HeadFirst(nn.Module):
 
 def test_the_last_layer_is_the_one_that_runs_last() -> None:
     model, x = HeadFirst(), torch.rand(5, 4)
-    features = penultimate(model, x)
+    features = logits_and_features(model, x)[1]
     assert torch.equal(features, model.body(x))
     assert features.requires_grad
     with pytest.raises(ShapeError, match="no linear layer"):
-        penultimate(nn.Sequential(nn.Conv2d(3, 4, 3), nn.Flatten()), torch.rand(2, 3, 8, 8))
+        logits_and_features(nn.Sequential(nn.Conv2d(3, 4, 3), nn.Flatten()), torch.rand(2, 3, 8, 8))
 
 
 NETS = """

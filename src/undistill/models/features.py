@@ -8,12 +8,7 @@ from torch import Tensor, nn
 
 from undistill.errors import ShapeError, UnknownNameError
 
-__all__ = ["last_layer", "logits_and_features", "logits_and_output", "penultimate"]
-
-
-def penultimate(model: nn.Module, x: Tensor) -> Tensor:
-    """Return the input of the model's last layer, ``(B, D)``; arguments and errors as ``logits_and_features``."""
-    return logits_and_features(model, x)[1]
+__all__ = ["last_layer", "logits_and_features", "logits_and_output"]
 
 
 def logits_and_features(model: nn.Module, x: Tensor) -> tuple[Tensor, Tensor]:

@@ -43,9 +43,7 @@ def _attempt(workspace: Workspace, recipes: Sequence[Recipe]) -> list[Outcome]:
     found: Sequence[Run | Exception]
     try:
         found = workspace.run_together(recipes)
-    except InterruptedRunError as error:
-        found = [error] * len(recipes)
-    except Exception as error:  # a bug
+    except Exception as error:  # Ctrl-C, or a bug: of all of them
         found = [error] * len(recipes)
     crowded = len(recipes) > 1
     return [
