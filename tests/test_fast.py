@@ -35,7 +35,7 @@ from undistill.victim import Access, Victim
 CPU = torch.device("cpu")
 DATA = load_dataset("digits").take(train=1216, test=100)  # 10 steps an epoch, the last one of 64 images
 EXACT = Training(epochs=5, batch_size=128, lr=1e-3, schedule="constant", holdout=0, selection="last", augment="none")
-FULL = Tuning(channels_last=True, compile=False, threads=1, precision="float32", graphs=False)
+FULL = Tuning(channels_last=True, winograd=False, compile=False, threads=1, precision="float32", graphs=False)
 
 
 def net(seed: int, spec: str = "cnn(channels=8)", channels: int = 1, size: int = 8) -> nn.Module:
@@ -48,8 +48,10 @@ def nets(method: str, spec: str = "cnn(channels=8)") -> Nets:
     return Nets(net(1, spec), adversary, victim)
 
 
-def fit(method: str, config: Training, **kwargs: Any) -> tuple[Nets, list[dict[str, Any]]]:
-    found, records = nets(method), []
+def fit(
+    method: str, config: Training, *, spec: str = "cnn(channels=8)", **kwargs: Any
+) -> tuple[Nets, list[dict[str, Any]]]:
+    found, records = nets(method, spec), []
 
     class Watcher:
         def step(self, epoch: int, step: int, steps: int) -> None:
@@ -107,6 +109,17 @@ def test_fast_is_exact_up_to_rounding(method: str):
         assert log[-1]["train_adversary_kl"] == pytest.approx(exact_log[-1]["train_adversary_kl"], rel=0.02)
     if method == "kd":
         assert found.victim.queries == exact.victim.queries == 5 * 1216
+
+
+@pytest.mark.skipif(shutil.which("cc") is None, reason="needs a C compiler")
+@pytest.mark.parametrize("method", ["nasty", "kd"])
+def test_fast_by_winograd_is_exact_up_to_rounding(method: str):
+    wide = "preresnet20"  # with 16 to 64 channels
+    exact, exact_log = fit(method, EXACT, spec=wide)
+    found, log = fit(method, fast(FULL.model_copy(update={"winograd": True})), spec=wide)
+    assert 0 < difference(found.model, exact.model) < 1e-3
+    if method == "nasty":
+        assert log[-1]["train_adversary_kl"] == pytest.approx(exact_log[-1]["train_adversary_kl"], rel=0.02)
 
 
 @pytest.mark.skipif(shutil.which("g++") is None, reason="needs a C++ compiler")
@@ -308,6 +321,14 @@ def test_auto_takes_what_is_fastest_and_remembers_it():
     assert len(trials.asked) == asked
     choose_tuning(Tuning(), trials, ("another net",), steps=1000)
     assert len(trials.asked) > asked
+
+
+def test_auto_takes_winograd_where_it_pays():
+    assert choose_tuning(Tuning(), Trials(lambda t: 0.5 if t.winograd else 1.0), ("a",), steps=1000).winograd
+    assert not choose_tuning(Tuning(), Trials(lambda t: 1.5 if t.winograd else 1.0), ("b",), steps=1000).winograd
+    rows = Trials(lambda t: 2.0 if t.channels_last else 1.0)  # it needs the channels side by side
+    assert not choose_tuning(Tuning(), rows, ("c",), steps=1000).winograd
+    assert not any(tuning.winograd for tuning in rows.asked)
 
 
 @pytest.mark.usefixtures("two_threads")

@@ -18,6 +18,9 @@ class Tuning(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     channels_last: bool | None = Field(None, description="keep the channels of a pixel side by side in memory")
+    winograd: bool | None = Field(
+        None, description="3x3 convolutions on CPU with a quarter of the multiplications; takes a C compiler"
+    )
     compile: bool | None = Field(None, description="compile the trained net; takes a C++ compiler and half a minute")
     threads: int | None = Field(None, ge=1, strict=True, description="of the CPU")
     precision: Literal["float32", "tf32", "bf16"] | None = Field(

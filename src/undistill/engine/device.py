@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import ctypes
 import os
+import platform
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -20,6 +22,7 @@ __all__ = [
     "fast_arithmetic",
     "memory_kept",
     "pick_device",
+    "processor",
     "single_thread",
 ]
 
@@ -47,6 +50,16 @@ def pick_device(name: str = "auto") -> torch.device:
     if device.type not in {"cpu", "cuda"}:
         raise DeviceError(f"device {name!r} is not supported; expected auto, cpu, cuda or cuda:N")
     return device
+
+
+def processor() -> str:
+    """Return what tells this machine's processor from others: its name and its instruction sets, where known."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return f"{platform.machine()} {platform.processor()}"
+    fields = dict(reversed([[part.strip() for part in line.split(":", 1)] for line in lines if ":" in line]))
+    return f"{platform.machine()} {fields.get('model name', '')} {fields.get('flags') or fields.get('Features', '')}"
 
 
 @contextmanager

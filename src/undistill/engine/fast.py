@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from copy import deepcopy
 from dataclasses import dataclass, replace
 from typing import Any
@@ -21,6 +22,7 @@ from undistill.engine.objective import Frozen, Nets, Objective, StepOutput
 from undistill.engine.optim import make_optimizer
 from undistill.engine.probe import choose_tuning, describe, settled
 from undistill.engine.stepping import EagerStepper, Stepper, Watch
+from undistill.engine.winograd import Winograd
 from undistill.models.folding import fold_batchnorm
 from undistill.victim import Access
 
@@ -76,7 +78,8 @@ class FastStepper:
                 self.tuning = self.tuning.model_copy(update={"graphs": False})  # what was done counts
         _use_threads(self.tuning)
         step = self._how.whole if len(batch.y) == self._size else self._how.rest
-        output = step(batch, lr)
+        with self._how.convolutions:
+            output = step(batch, lr)
         self._count_queries()
         return output
 
@@ -104,7 +107,8 @@ class FastStepper:
             with torch.random.fork_rng(devices=[]):
                 fresh = replace(batch, x=batch.x.clone())  # or the victim would answer from memory
                 begin = time.perf_counter()
-                how.whole(fresh, 0.0)
+                with how.convolutions:
+                    how.whole(fresh, 0.0)
                 return time.perf_counter() - begin
 
         return step
@@ -123,6 +127,7 @@ class _How:
     whole: Stepper
     rest: Stepper
     nets: Nets
+    convolutions: AbstractContextManager[Any]
 
 
 def _build(
@@ -149,7 +154,7 @@ def _build(
         except RuntimeError as error:
             reason = str(error).partition("\n")[0]
             _log.warning("steps of %s cannot be captured (%s); they run eagerly", objective.spec, reason)
-    return _How(whole, rest, nets)
+    return _How(whole, rest, nets, Winograd() if tuning.winograd else nullcontext())
 
 
 def rebuild(nets: Nets, x: Tensor, tuning: Tuning) -> Nets:

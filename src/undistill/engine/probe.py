@@ -6,7 +6,6 @@ import json
 import logging
 import math
 import os
-import platform
 from collections.abc import Callable
 from hashlib import sha256
 from pathlib import Path
@@ -17,6 +16,7 @@ import torch
 
 from undistill.data.download import cache_dir
 from undistill.engine.config import Tuning
+from undistill.engine.device import processor
 from undistill.errors import RunError
 from undistill.storage import write_json
 
@@ -65,7 +65,12 @@ def choose_tuning(pinned: Tuning, trial: Trial, what: tuple[Any, ...], steps: in
 def settled(pinned: Tuning) -> Tuning:
     """Return how to compute without a trial, every field set."""
     default = Tuning(
-        channels_last=True, compile=False, threads=torch.get_num_threads(), precision="float32", graphs=False
+        channels_last=True,
+        winograd=False,
+        compile=False,
+        threads=torch.get_num_threads(),
+        precision="float32",
+        graphs=False,
     )
     return default.model_copy(update=pinned.model_dump(exclude_none=True))
 
@@ -81,6 +86,8 @@ def _probe(pinned: Tuning, trial: Trial) -> tuple[Tuning, float]:
     seconds = _warm(trial(tuning))()
     if pinned.channels_last is None:
         tuning, seconds = _better(trial, tuning, channels_last=False)
+    if pinned.winograd is None and tuning.channels_last:
+        tuning, seconds = _better(trial, tuning, winograd=True)
     if pinned.threads is None and tuning.threads != 1 and seconds < _TINY_S:
         tuning, seconds = _better(trial, tuning, threads=1)
     return tuning.model_copy(update={"compile": pinned.compile}), seconds
@@ -111,16 +118,8 @@ def _warm(step: Step) -> Step:
 
 
 def _key(pinned: Tuning, what: tuple[Any, ...]) -> str:
-    machine = platform.machine(), _processor(), os.cpu_count(), torch.get_num_threads(), torch.__version__
+    machine = processor(), os.cpu_count(), torch.get_num_threads(), torch.__version__
     return sha256(repr((machine, pinned.model_dump(), what)).encode()).hexdigest()[:16]
-
-
-def _processor() -> str:
-    try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-    except OSError:
-        return platform.processor()
-    return next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), "")
 
 
 def _read(path: Path) -> dict[str, Any]:
