@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from undistill.engine import native, winograd
-from undistill.engine.native import load_library
+from undistill.engine.native import find_compiler, load_library
 from undistill.engine.winograd import Winograd, conv3x3
 from undistill.errors import RunError
 
@@ -169,3 +169,10 @@ def test_without_a_compiler_it_says_so(fresh: Path, monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(native.shutil, "which", lambda name: None)
     with pytest.raises(RunError, match="no C compiler"):
         load_library(source(fresh, ""))
+
+
+def test_cc_names_the_compiler(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("CC", "/no/such/compiler")
+    assert find_compiler() is None
+    monkeypatch.delenv("CC")
+    assert Path(find_compiler()).name in {"cc", "gcc", "clang"}

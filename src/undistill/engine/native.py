@@ -15,10 +15,16 @@ from undistill.data.download import cache_dir
 from undistill.engine.device import processor
 from undistill.errors import RunError
 
-__all__ = ["load_library"]
+__all__ = ["find_compiler", "load_library"]
 
 _FLAGS = ("-O3", "-march=native", "-fopenmp", "-fPIC")
 _ATTEMPT_S = 120
+
+
+def find_compiler() -> str | None:
+    """Return the C compiler: what ``$CC`` names, else the first of cc, gcc and clang."""
+    names = [os.environ["CC"]] if os.environ.get("CC") else ["cc", "gcc", "clang"]
+    return next(filter(None, map(shutil.which, names)), None)
 
 
 @cache
@@ -34,7 +40,7 @@ def load_library(source: Path) -> ctypes.CDLL:
     Raises:
         RunError: There is no C compiler, or it cannot compile the file.
     """
-    compiler = shutil.which(os.environ.get("CC") or "cc") or shutil.which("gcc") or shutil.which("clang")
+    compiler = find_compiler()
     if compiler is None:
         raise RunError(f"{source.name} has to be compiled and there is no C compiler: install one, or name it in CC")
     key = sha256(repr((source.read_bytes(), compiler, _FLAGS, processor())).encode()).hexdigest()[:16]
