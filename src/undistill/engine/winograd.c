@@ -220,44 +220,44 @@ static void outer_product(const float *v, const float *d, float *u, long rows, l
     }
 }
 
-/* w [3][3][c][k] to u [36][k / LANES][c][LANES]. */
-void transform_weight(const float *w, float *u, long c, long k, int threads) {
-#pragma omp parallel for num_threads(threads) collapse(2)
-    for (long b = 0; b < k; b += LANES)
-        for (long a = 0; a < c; a++) {
-            vec half[6][3], column[3], out[6];
-            for (int j = 0; j < 3; j++) {
-                for (int i = 0; i < 3; i++) column[i] = *(const vec *)(w + ((i * 3 + j) * c + a) * k + b);
-                weight_side(column, out);
-                for (int i = 0; i < 6; i++) half[i][j] = out[i];
-            }
-            for (int i = 0; i < 6; i++) {
-                weight_side(half[i], out);
-                for (int j = 0; j < 6; j++) *(vec *)(u + ((i * 6 + j) * k + b) * c + a * LANES) = out[j];
-            }
+int lanes(void) { return LANES; }
+
+/* Weights w [3][3][k / LANES][c][LANES] to u [36][k / LANES][c][LANES]; `size` is c * k. */
+void transform_weight(const float *w, float *u, long size, int threads) {
+#pragma omp parallel for num_threads(threads)
+    for (long at = 0; at < size; at += LANES) {
+        vec half[6][3], column[3], out[6];
+        for (int j = 0; j < 3; j++) {
+            for (int i = 0; i < 3; i++) column[i] = *(const vec *)(w + (i * 3 + j) * size + at);
+            weight_side(column, out);
+            for (int i = 0; i < 6; i++) half[i][j] = out[i];
         }
+        for (int i = 0; i < 6; i++) {
+            weight_side(half[i], out);
+            for (int j = 0; j < 6; j++) *(vec *)(u + (i * 6 + j) * size + at) = out[j];
+        }
+    }
 }
 
-/* The gradient back: the sum of `parts` of du [36][k / LANES][c][LANES], each `size` floats after the other, to dw [3][3][c][k]. */
-static void transform_weight_back(const float *du, long size, int parts, float *dw, long c, long k) {
-#pragma omp for collapse(2)
-    for (long b = 0; b < k; b += LANES)
-        for (long a = 0; a < c; a++) {
-            vec half[3][6], column[6], out[3];
-            for (int j = 0; j < 6; j++) {
-                for (int i = 0; i < 6; i++) {
-                    const float *from = du + ((i * 6 + j) * k + b) * c + a * LANES;
-                    column[i] = *(const vec *)from;
-                    for (int part = 1; part < parts; part++) column[i] += *(const vec *)(from + part * size);
-                }
-                weight_gradient_side(column, out);
-                for (int i = 0; i < 3; i++) half[i][j] = out[i];
+/* The gradient back: the sum of `parts` of du, each `next` floats after the other, to dw, laid out as w is. */
+static void transform_weight_back(const float *du, long next, int parts, float *dw, long size) {
+#pragma omp for
+    for (long at = 0; at < size; at += LANES) {
+        vec half[3][6], column[6], out[3];
+        for (int j = 0; j < 6; j++) {
+            for (int i = 0; i < 6; i++) {
+                const float *from = du + (i * 6 + j) * size + at;
+                column[i] = *(const vec *)from;
+                for (int part = 1; part < parts; part++) column[i] += *(const vec *)(from + part * next);
             }
-            for (int i = 0; i < 3; i++) {
-                weight_gradient_side(half[i], out);
-                for (int j = 0; j < 3; j++) *(vec *)(dw + ((i * 3 + j) * c + a) * k + b) = out[j];
-            }
+            weight_gradient_side(column, out);
+            for (int i = 0; i < 3; i++) half[i][j] = out[i];
         }
+        for (int i = 0; i < 3; i++) {
+            weight_gradient_side(half[i], out);
+            for (int j = 0; j < 3; j++) *(vec *)(dw + (i * 3 + j) * size + at) = out[j];
+        }
+    }
 }
 
 /* y = conv(x, w) + bias with u made of w. `block` tiles (a multiple of 8) at a time and thread; scratch holds
@@ -280,7 +280,7 @@ void convolve(const float *x, const float *u, const float *bias, float *y, float
     }
 }
 
-/* dw [3][3][c][k] of conv(x, w) where dy is the gradient of its output. Each thread sums over tiles of its own, so that
+/* dw [3][3][k / LANES][c][LANES] of conv(x, w) where dy is the gradient of its output. Each thread sums over tiles of its own, so that
    none waits for another; scratch holds 36 * (block * (c + k) + c * k) floats a thread. */
 void weight_gradient(const float *x, const float *dy, float *dw, float *scratch, long n, long h, long w, long c,
                      long k, long block, int threads) {
@@ -303,6 +303,6 @@ void weight_gradient(const float *x, const float *dy, float *dw, float *scratch,
                     outer_product(v + p * c * rows, d + p * k * rows, du + p * c * k, rows, c, k, first > begin);
             }
         }
-        transform_weight_back(scratch, size, parts, dw, c, k);
+        transform_weight_back(scratch, size, parts, dw, c * k);
     }
 }

@@ -65,10 +65,11 @@ def conv3x3(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         (B, K, H, W), ``channels_last``. It differs from a direct convolution by a few 1e-6 of its norm. Its gradients
         are such convolutions too, so that it has derivatives of any order.
     """
-    x, weight = x.contiguous(memory_format=torch.channels_last), weight.permute(2, 3, 1, 0).contiguous()
-    (n, c, h, w), k, threads = x.shape, weight.shape[3], torch.get_num_threads()
+    x = x.contiguous(memory_format=torch.channels_last)
+    (n, c, h, w), k, threads = x.shape, weight.shape[0], torch.get_num_threads()
+    panels = weight.unflatten(0, (-1, _lanes())).permute(3, 4, 0, 2, 1).contiguous()
     y, transformed = _like(x, k), x.new_empty(_POINTS * c * k)
-    _library().transform_weight(weight.data_ptr(), transformed.data_ptr(), c, k, threads)
+    _library().transform_weight(panels.data_ptr(), transformed.data_ptr(), c * k, threads)
     scratch = x.new_empty(threads * _POINTS * _TILES * (c + k))
     shift = None if bias is None else bias.contiguous()
     _library().convolve(
@@ -95,12 +96,12 @@ def conv3x3_weight(x: Tensor, grad: Tensor) -> Tensor:
     """
     x, grad = (t.contiguous(memory_format=torch.channels_last) for t in (x, grad))
     (n, c, h, w), k, threads = x.shape, grad.shape[1], torch.get_num_threads()
-    result = x.new_empty((3, 3, c, k))
+    panels = x.new_empty((3, 3, k // _lanes(), c, _lanes()))
     scratch = x.new_empty(threads * _POINTS * (_TILES * (c + k) + c * k))
     _library().weight_gradient(
-        x.data_ptr(), grad.data_ptr(), result.data_ptr(), scratch.data_ptr(), *(n, h, w, c, k, _TILES, threads)
+        x.data_ptr(), grad.data_ptr(), panels.data_ptr(), scratch.data_ptr(), *(n, h, w, c, k, _TILES, threads)
     )
-    return result.permute(3, 2, 0, 1).contiguous()
+    return panels.permute(2, 4, 3, 0, 1).flatten(0, 1).contiguous(memory_format=torch.channels_last)
 
 
 @conv3x3.register_fake
@@ -110,7 +111,7 @@ def _(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
 
 @conv3x3_weight.register_fake
 def _(x: Tensor, grad: Tensor) -> Tensor:
-    return x.new_empty((grad.shape[1], x.shape[1], 3, 3))
+    return x.new_empty((grad.shape[1], 3, 3, x.shape[1])).permute(0, 3, 1, 2)
 
 
 def _save(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
@@ -177,10 +178,16 @@ def _pair(value: Any) -> Any:
 
 
 @cache
+def _lanes() -> int:
+    """Return the number of channels in a panel of the transformed weights."""
+    return int(_library().lanes())
+
+
+@cache
 def _library() -> ctypes.CDLL:
     library = load_library(Path(__file__).with_name("winograd.c"))
     pointer, number, threads = ctypes.c_void_p, ctypes.c_long, ctypes.c_int
-    library.transform_weight.argtypes = [*[pointer] * 2, *[number] * 2, threads]
+    library.transform_weight.argtypes = [*[pointer] * 2, number, threads]
     library.convolve.argtypes = [*[pointer] * 5, *[number] * 6, threads]
     library.weight_gradient.argtypes = [*[pointer] * 4, *[number] * 6, threads]
     for function in (library.transform_weight, library.convolve, library.weight_gradient):
