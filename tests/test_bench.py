@@ -151,18 +151,18 @@ def test_scaling(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
             return seconds if what == "run" else {"memory_mb": 10 * len(self.work.models) + self.work.classes}
 
     monkeypatch.setattr("undistill.bench.scaling.worker", lambda work, profile: Process(work))
-    axes = {"images": (512, 1024), "classes": (10, 100), "students": (1, 4), "seeds": (3,)}
+    axes = {"images": (512, 2048), "classes": (10, 100), "students": (1, 4), "seeds": (3,)}
     found = bench_scaling("cnn(channels=4)", "cnn(channels=4)", threads=1, batch_size=128, axes=axes)
     rows = {(row["axis"], row["value"]): row for row in found["rows"]}
     assert list(rows) == [(axis, value) for axis, values in axes.items() for value in values]
     assert {key: row["seconds"] for key, row in rows.items()} == {
         ("images", 512): 0.512,
-        ("images", 1024): 1.024,
-        ("classes", 10): 0.512,
-        ("classes", 100): 0.512,
-        ("students", 1): 0.512,
-        ("students", 4): 2.048,
-        ("seeds", 3): 1.536,
+        ("images", 2048): 2.048,
+        ("classes", 10): 1.024,  # of 1,024 images, as all that follow
+        ("classes", 100): 1.024,
+        ("students", 1): 1.024,
+        ("students", 4): 4.096,
+        ("seeds", 3): 3.072,
     }
     assert all(row["images_per_s"] == 1000 for row in rows.values())
     assert rows["students", 4]["memory_mb"] == 50

@@ -13,6 +13,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from played import played
 from undistill.data import load_dataset
 from undistill.data.loader import Batch, Loader
 from undistill.engine import train as engine
@@ -24,8 +25,8 @@ from undistill.engine.mixed import MixedPrecision
 from undistill.engine.objective import Frozen, Nets
 from undistill.engine.optim import make_optimizer
 from undistill.engine.probe import choose_tuning
-from undistill.engine.stepping import EagerStepper
-from undistill.errors import InterruptedRunError
+from undistill.engine.stepping import EagerStepper, Learner
+from undistill.errors import AccessError, InterruptedRunError
 from undistill.methods import build_method
 from undistill.models import build_model, list_models
 from undistill.models.folding import fold_batchnorm
@@ -231,24 +232,6 @@ def test_the_last_layer_is_float32_over_a_bfloat16_trunk():
 # A captured step. Without CUDA the capture is played: what it must keep in order is the same.
 
 
-def played(run: Any) -> Any:
-    """Capture nothing; a replay runs the step anew, and puts its results where those of the first run are."""
-    stepper = run.__self__
-    run()
-    output, norm = stepper._output, stepper._norm
-
-    def replay() -> None:
-        queries = stepper._nets.victim.queries
-        run()
-        stepper._nets.victim.queries = queries  # a graph does not know of Python
-        for mine, found in ((output.loss, stepper._output.loss), (output.logits, stepper._output.logits)):
-            mine.copy_(found)
-        norm.copy_(stepper._norm)
-        stepper._output, stepper._norm = output, norm
-
-    return replay
-
-
 @pytest.mark.parametrize("optimizer", ["sgd", "adam"])
 def test_a_captured_step_is_a_step(optimizer: str):
     config = EXACT.model_copy(update={"optimizer": optimizer})
@@ -260,8 +243,10 @@ def test_a_captured_step_is_a_step(optimizer: str):
         optimizing = make_optimizer(config, of.model)
         watch = lambda loss, norm, found=found: found.append(float(loss.detach()))  # noqa: E731
         method = build_method("kd")
-        eager = EagerStepper(method, of, optimizing, watch)
-        step = GraphStepper(method, of, optimizing, watch, first, played) if kind == "graph" else eager
+        learner = Learner(method, of, optimizing, watch)
+        eager = EagerStepper(learner)
+        graph = GraphStepper([learner], first, capture=played) if kind == "graph" else None
+        step = (lambda given, lr, graph=graph: graph(given, [lr])) if graph is not None else eager
         for lr in (0.01, 0.002):
             for rows in (slice(0, 32), slice(32, 64)):
                 given = batch(64)
@@ -285,9 +270,70 @@ def test_a_capture_that_fails_leaves_everything_as_it_was():
         raise RuntimeError("operation not permitted when stream is capturing")
 
     with pytest.raises(RuntimeError, match="not permitted"):
-        GraphStepper(build_method("kd"), of, optimizer, lambda *_: None, batch(), refuse)
+        GraphStepper([Learner(build_method("kd"), of, optimizer, lambda *_: None)], batch(), capture=refuse)
     assert all(torch.equal(value, before[key]) for key, value in of.model.state_dict().items())
     assert of.victim.queries == 0
+
+
+class Counting(nn.Module):
+    """Counts its passes."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.net, self.passes = net(2), 0
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        self.passes += 1
+        return self.net(x)
+
+
+def captured_thieves(victim: Victim, methods: list[str], first: Batch) -> tuple[list[GraphStepper], list[Nets]]:
+    found = [Nets(net(1).train(), victim=victim.another()) for _ in methods]
+    return [
+        GraphStepper(
+            [Learner(build_method(method), of, make_optimizer(EXACT, of.model), lambda *_: None)], first, capture=played
+        )
+        for method, of in zip(methods, found, strict=True)
+    ], found
+
+
+def test_captured_steps_share_their_victims_pass():
+    counting = Counting()
+    methods = ["kd(temperature=2)", "kd(temperature=8)", "hard_label"]
+    steppers, found = captured_thieves(Victim(counting), methods, batch())
+    eager = [Nets(net(1).train(), victim=Victim(net(2))) for _ in methods]
+    alone = [
+        EagerStepper(Learner(build_method(method), of, make_optimizer(EXACT, of.model), lambda *_: None))
+        for method, of in zip(methods, eager, strict=True)
+    ]
+    before = counting.passes
+    for rows in (slice(0, 32), slice(32, 64)):
+        whole = batch(64)
+        given = Batch(whole.x[rows], whole.y[rows], whole.index[rows])
+        for stepper, step in zip(steppers, alone, strict=True):
+            (output,), expected = stepper(given, [0.01]), step(given, 0.01)
+            assert float(output.loss) == pytest.approx(float(expected.loss.detach()), rel=1e-4)
+    assert counting.passes - before == 2  # batches
+    assert [of.victim.queries for of in found] == [64, 64, 64]
+
+
+def test_a_captured_step_gets_no_more_than_its_victim_gives():
+    labels_only = Victim(net(2), access=Access.LABELS)
+    (stepper,), (found,) = captured_thieves(labels_only, ["hard_label"], batch())
+    stepper(batch(), [0.01])
+    assert found.victim.queries == 32
+    with pytest.raises(AccessError, match="gives labels, not logits"):
+        captured_thieves(labels_only, ["kd"], batch())
+
+
+def test_a_victim_that_shows_its_gradients_is_asked_inside():
+    counting = Counting()
+    steppers, found = captured_thieves(Victim(counting, access=Access.GRADIENTS), ["kd", "kd"], batch())
+    before, given = counting.passes, batch()
+    for stepper in steppers:
+        stepper(given, [0.01])
+    assert counting.passes - before == 2  # thieves
+    assert [of.victim.queries for of in found] == [32, 32]
 
 
 # How it chooses.
@@ -370,9 +416,8 @@ def test_a_probe_changes_nothing_but_the_layout(monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setattr("undistill.engine.probe._WORTH_COMPILING_S", float("inf"))
     of, state = nets("kd"), torch.get_rng_state()
     before = {key: value.clone() for key, value in of.model.state_dict().items()}
-    stepper = FastStepper(
-        build_method("kd"), of, make_optimizer(fast(), of.model), lambda *_: None, fast(), CPU, steps=1000
-    )
+    learner = Learner(build_method("kd"), of, make_optimizer(fast(), of.model), lambda *_: None)
+    stepper = FastStepper(learner, fast(), CPU, steps=1000)
     stepper._choose(batch())
     assert all(torch.equal(value, before[key]) for key, value in of.model.state_dict().items())
     assert of.victim.queries == 0

@@ -167,3 +167,46 @@ def test_answers_can_be_saved_by_a_graph(net: nn.Module):
     loss = (Victim(net).logits(images()) * student(images())).sum()
     loss.backward()
     assert all(p.grad is not None for p in student.parameters())
+
+
+# --- prepared: its answer is at hand ----------------------------------------------------------------------------------
+
+
+def test_a_prepared_victim_answers_what_was_asked_for_it():
+    passes = []
+    net = nn.Flatten()
+    net.register_forward_hook(lambda *_: passes.append(1))
+    victim = Victim(net, access=Access.PROBS, policy=lambda logits: 2 * logits)
+    x = torch.rand(4, 1, 1, 3)
+    prepared, ask = victim.prepared(x)
+    for _ in range(2):
+        x.copy_(torch.rand_like(x))
+        same = x.clone()
+        ask(same)
+        assert victim.labels(same).tolist() == x.flatten(1).argmax(dim=1).tolist()  # another thief, the same pass
+        for _ in range(3):
+            torch.testing.assert_close(prepared.probs(x), (2 * x.flatten(1)).softmax(dim=1))
+    assert len(passes) == 2
+    assert (prepared.queries, victim.queries) == (2 * 3 * 4, 2 * 4)
+    with pytest.raises(AccessError):
+        prepared.logits(x)
+
+
+def test_a_prepared_victim_computes_what_was_not_asked_for_it():
+    victim = Victim(nn.Flatten())
+    x = torch.rand(4, 1, 1, 3)
+    prepared, ask = victim.prepared(x, lambda net: nn.Sequential(net, nn.Softmax(dim=1)))
+    ask(x)
+    torch.testing.assert_close(prepared.logits(x), x.flatten(1).softmax(dim=1))
+    torch.testing.assert_close(prepared.logits(x.flip(0)), x.flip(0).flatten(1))
+    ask(x)
+    x.add_(1)  # by the thief
+    torch.testing.assert_close(prepared.logits(x), x.flatten(1))
+
+
+def test_the_answer_at_hand_stays_as_it_is():
+    x = torch.rand(4, 1, 1, 3)
+    prepared, ask = Victim(nn.Flatten()).prepared(x)
+    ask(x)
+    prepared.logits(x).zero_()
+    torch.testing.assert_close(prepared.logits(x), x.flatten(1))

@@ -113,6 +113,34 @@ class Victim:
         twin._model = rebuild(self._model)
         return twin
 
+    def prepared(
+        self, x: Tensor, rebuild: Callable[[nn.Module], nn.Module] = lambda net: net
+    ) -> tuple[Victim, Callable[[Tensor], None]]:
+        """Return the same victim with its answer about one tensor at hand, and what asks for that answer.
+
+        For steps that are captured: in there each thief would have a pass of his own. This one is outside, where all
+        who ask about the same tensor share it. What the thief gets, and what his meter counts, is as it was.
+
+        Args:
+            x: What the thief will ask about; its content changes from step to step.
+            rebuild: As for ``computed_by``, for the passes outside.
+
+        Returns:
+            The victim, with a meter of its own, and a function to call whenever ``x`` was written to, with any tensor
+            of the same content.
+        """
+        prepared, asked = self.another(), self.computed_by(rebuild)
+        prepared._last = _Last()
+        place: list[Tensor] = []
+
+        def ask(same: Tensor) -> None:
+            logits = asked._logits(same)
+            if not place:
+                place.append(torch.empty_like(logits))
+            prepared._last.note(x, place[0].copy_(logits))
+
+        return prepared, ask
+
     def require(self, access: Access, attack: str) -> None:
         """Refuse an attack that needs more than this victim gives.
 
@@ -192,8 +220,12 @@ class Victim:
         if access > self.access:
             raise AccessError(f"the victim gives {self.access}, not {access}")
         self.queries += len(x)
-        logits = self._last.answer(x, lambda: self._model(self._renormalize(x)).float())
+        logits = self._logits(x)
         return logits if self._policy is None else self._policy(logits)
+
+    @torch.no_grad()
+    def _logits(self, x: Tensor) -> Tensor:
+        return self._last.answer(x, lambda: self._model(self._renormalize(x)).float())
 
     def _renormalize(self, x: Tensor) -> Tensor:
         if self._affine is None:
@@ -218,8 +250,11 @@ class _Last:
             return self._asked[2].clone()  # whoever gets it may write to it
         logits = compute()
         if version is not None:
-            self._asked = x, version, logits.clone()
+            self.note(x, logits.clone())
         return logits
+
+    def note(self, x: Tensor, logits: Tensor) -> None:
+        self._asked = x, x._version, logits
 
 
 def _listen(found: list[BatchStatistics]) -> Callable[[_BatchNorm, tuple[Tensor, ...]], None]:

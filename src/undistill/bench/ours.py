@@ -5,17 +5,17 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterator
 from contextlib import ExitStack
-from typing import Literal
 
 import torch
 from torch import nn
 
-from undistill.bench.work import METHODS, Work
+from undistill.bench.work import METHODS, Side, Work
 from undistill.data.loader import Batch, Loader
 from undistill.engine.device import arithmetic
 from undistill.engine.flops import count_flops
 from undistill.engine.job import Job
 from undistill.engine.objective import Frozen, Nets
+from undistill.engine.together import Together
 from undistill.engine.trainee import Trainee
 from undistill.methods import build_method
 from undistill.victim import Victim
@@ -28,11 +28,11 @@ class EngineLoop:
 
     Args:
         work: What to train.
-        profile: How to compute.
+        side: How to compute.
     """
 
-    def __init__(self, work: Work, profile: Literal["exact", "fast", "turbo"]) -> None:
-        data, config, device = work.data(), work.training(profile), torch.device(work.device)
+    def __init__(self, work: Work, side: Side) -> None:
+        data, config, device = work.data(), work.training(side), torch.device(work.device)
         self._notes = _Notes()
         self._settings = ExitStack()
         self._settings.enter_context(arithmetic(config, device))
@@ -53,7 +53,7 @@ class EngineLoop:
             with trainee.turn():
                 trainee.resume()
                 trainee.begin_epoch(share=1 / len(jobs))
-        self._batches = self._stream()
+        self._together, self._batches = Together(), self._stream()
 
     def run(self, steps: int) -> None:
         """Take so many steps with every net.
@@ -62,10 +62,8 @@ class EngineLoop:
             Exception: Whatever stopped one of them.
         """
         for _ in range(steps):
-            batch = next(self._batches)
+            self._together.advance(self._trainees, next(self._batches))
             for trainee in self._trainees:
-                with trainee.turn():
-                    trainee.advance(batch)
                 if isinstance(trainee.outcome, Exception):
                     raise trainee.outcome
 

@@ -23,7 +23,7 @@ import torch
 
 from undistill.bench.ours import EngineLoop, step_flops
 from undistill.bench.plain import PlainLoop
-from undistill.bench.work import Work
+from undistill.bench.work import STACKING, Work
 from undistill.engine.flops import clock, matmul_rate
 from undistill.errors import RecipeError, RunError
 
@@ -47,8 +47,9 @@ def bench_train(
 
     Args:
         models: Specs of nets; ``kd-group`` among the objectives does not look at them.
-        objectives: Of ``normal``, ``nasty``, ``kd`` and ``kd-group``: the four students of Table 1 from one victim,
-            together, against the plain loop run four times.
+        objectives: Of ``normal``, ``nasty``, ``kd``, ``kd-group`` (the four students of Table 1 from one victim,
+            together, against the plain loop run four times) and ``kd-stack`` (four equal students from one victim of
+            their kind; ``fast`` is measured with and without a stack).
         profiles: Of ``exact``, ``fast`` and ``turbo``.
         rounds: Turns of each side.
         seconds: Shortest time of a turn of the plain loop.
@@ -61,14 +62,19 @@ def bench_train(
         Work(objective=objective, models=(model,), **settings)  # type: ignore[arg-type]
         for model in models
         for objective in objectives
-        if objective != "kd-group"
+        if objective not in ("kd-group", "kd-stack")
     ]
     if "kd-group" in objectives:
         works.append(Work(objective="kd", models=_TABLE_1, **settings))
-    if not works:
-        raise RecipeError("nothing to measure: name a model and an objective (normal, nasty, kd or kd-group)")
+    equal = models if "kd-stack" in objectives else ()
+    stacks = [Work(objective="kd", models=(model,) * 4, victim=model, **settings) for model in equal]
+    if not works and not stacks:
+        raise RecipeError("nothing to measure: name a model and an objective (normal, nasty, kd, kd-group or kd-stack)")
     for work in works:
         yield measure(work, profiles, rounds=rounds, seconds=seconds)
+    for work in stacks:
+        sides = [*(profile for profile in profiles if profile != "fast"), *STACKING]
+        yield measure(work, sides, rounds=rounds, seconds=seconds)
 
 
 def measure(work: Work, profiles: Sequence[str], *, rounds: int = 5, seconds: float = 1.0) -> dict[str, Any]:
@@ -76,7 +82,7 @@ def measure(work: Work, profiles: Sequence[str], *, rounds: int = 5, seconds: fl
 
     Args:
         work: What to train.
-        profiles: Of ``exact``, ``fast`` and ``turbo``.
+        profiles: Of ``exact``, ``fast`` and ``turbo``; where the nets are equal also of ``STACKING``.
         rounds: Turns of each side, after two steps that are not measured.
         seconds: Shortest time of a turn of the plain loop; the others take as many steps.
 

@@ -9,10 +9,10 @@ import torch
 from torch import nn
 
 from undistill.data.dataset import Dataset, Images
-from undistill.engine.config import Training
+from undistill.engine.config import Training, Tuning
 from undistill.models import build_model
 
-__all__ = ["ALPHA", "METHODS", "TEMPERATURE", "WEIGHT", "Work"]
+__all__ = ["ALPHA", "METHODS", "STACKING", "TEMPERATURE", "WEIGHT", "Side", "Work"]
 
 TEMPERATURE, ALPHA, WEIGHT = 4.0, 0.9, 0.04  # the paper's for CIFAR-10
 METHODS = {
@@ -20,9 +20,12 @@ METHODS = {
     "nasty": f"nasty(temperature={TEMPERATURE}, weight={WEIGHT})",
     "kd": f"kd(temperature={TEMPERATURE}, alpha={ALPHA})",
 }
+STACKING = {"separate": False, "stacked": True}  # sides of equal nets: fast, one net after the other or all as one
 _MEAN, _STD = (0.4914, 0.4822, 0.4465), (0.247, 0.243, 0.261)
 _LR = 0.01  # a tenth of the paper's: the labels are random, and at 0.1 rounding would grow like an avalanche
 _LONG = 160 * 391  # steps of a full protocol, for which getting ready may take its time
+
+Side = Literal["exact", "fast", "turbo", "separate", "stacked"]
 
 
 @dataclass(frozen=True)
@@ -67,8 +70,8 @@ class Work:
         names = tuple(map(str, range(self.classes)))
         return Dataset("random pixels", images, images.subset(torch.arange(2)), names, _MEAN, _STD, "crop_flip")
 
-    def training(self, profile: Literal["exact", "fast", "turbo"]) -> Training:
-        """Return the protocol under a profile."""
+    def training(self, side: Side) -> Training:
+        """Return the protocol of a side: a profile, or one of ``STACKING``."""
         epochs = max(1, _LONG * self.batch_size // self.images)
         return Training(
             epochs=epochs,
@@ -77,5 +80,6 @@ class Work:
             schedule="constant",
             holdout=0,
             selection="last",
-            profile=profile,
+            profile="fast" if side in STACKING else side,
+            tuning=Tuning(stack=STACKING.get(side)),
         )

@@ -63,6 +63,7 @@ def augment(
 _MODELS = ("cnn", "preresnet20", "preresnet32", "shufflenetv2", "mobilenetv2", "resnet18")
 _PROFILES = ("exact", "fast")
 _OBJECTIVES = ("normal", "nasty", "kd", "kd-group")
+_EQUAL = "kd-stack"
 
 
 @app.command()
@@ -73,7 +74,11 @@ def train(
     ] = None,
     objective: Annotated[
         list[str] | None,
-        typer.Option("--objective", help="normal, nasty, kd or kd-group (Table 1's students together). Default: all."),
+        typer.Option(
+            "--objective",
+            help="normal, nasty, kd, kd-group (Table 1's students together) or kd-stack (four equal students, also "
+            "stacked). Default: all but kd-stack.",
+        ),
     ] = None,
     profile: Annotated[
         list[str] | None, typer.Option("--profile", help="exact or fast; may be repeated. Default: both.")
@@ -93,7 +98,7 @@ def train(
     from undistill.engine.device import pick_device
     from undistill.storage import write_json
 
-    objectives = _known(objective or list(_OBJECTIVES), "objective", _OBJECTIVES)
+    objectives = _known(objective or list(_OBJECTIVES), "objective", (*_OBJECTIVES, _EQUAL))
     profiles = _known(profile or list(_PROFILES), "profile", _PROFILES)
     where = str(pick_device(device))
     settings = {"device": where, "threads": threads, "batch_size": batch_size, "images": images}

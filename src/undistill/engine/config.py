@@ -27,6 +27,7 @@ class Tuning(BaseModel):
         None, description="of all but the last layer and the losses, which are float32; tf32 is CUDA's"
     )
     graphs: bool | None = Field(None, description="replay whole steps as CUDA graphs")
+    stack: bool | None = Field(None, description="compute equal nets that are trained side by side as one")
 
 
 class Training(BaseModel):

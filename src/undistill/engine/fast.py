@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from copy import deepcopy
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -16,145 +16,179 @@ from torch import Tensor, nn
 from undistill.data.loader import Batch
 from undistill.engine.config import Training, Tuning
 from undistill.engine.device import cuda_precision
-from undistill.engine.graphs import GraphStepper
+from undistill.engine.graphs import GraphStepper, one_by_one
 from undistill.engine.mixed import MixedPrecision
-from undistill.engine.objective import Frozen, Nets, Objective, StepOutput
+from undistill.engine.objective import Frozen, Nets, StepOutput
 from undistill.engine.optim import make_optimizer
 from undistill.engine.probe import choose_tuning, describe, settled
-from undistill.engine.stepping import EagerStepper, Stepper, Watch
+from undistill.engine.stack import StackStepper
+from undistill.engine.stepping import EagerStepper, Learner
 from undistill.engine.winograd import Winograd
 from undistill.models.folding import fold_batchnorm
-from undistill.victim import Access
+from undistill.victim import Access, Victim
 
-__all__ = ["FastStepper", "rebuild", "use_layout"]
+__all__ = ["FastStepper", "FastSteps", "rebuild", "use_layout"]
 
 _log = logging.getLogger(__name__)
+
+Steps = Callable[[Batch, Sequence[float]], Sequence[StepOutput | Exception]]
 
 
 class FastStepper:
     """Finds out with its first batch how to compute, and computes like that from then on.
 
-    The trained net is laid out anew in place. Frozen nets are copied, with BatchNorm folded into their convolutions.
-    Batches of another size than the first, such as the last one of an epoch, are computed without a compiled net or a
-    graph, which are made for one size.
-
     Args:
-        objective: What each step minimises.
-        nets: The net to train and those that the objective looks at, on ``device``.
-        optimizer: Over the parameters that are trained.
-        watch: Told the loss and the gradient norm of every step.
+        learner: The net, on ``device``.
         config: The protocol.
         device: Where to compute.
         steps: That the job takes; decides how much probing is worth.
 
     Attributes:
+        learner: As given.
         tuning: How it computes; None before the first batch.
+        alike: Equal for steppers whose nets may be stacked; None for one that cannot be.
     """
 
-    def __init__(
-        self,
-        objective: Objective,
-        nets: Nets,
-        optimizer: torch.optim.Optimizer,
-        watch: Watch,
-        config: Training,
-        device: torch.device,
-        steps: int,
-    ) -> None:
+    def __init__(self, learner: Learner, config: Training, device: torch.device, steps: int) -> None:
+        self.learner = learner
         self.tuning: Tuning | None = None
-        self._objective, self._nets, self._optimizer, self._watch = objective, nets, optimizer, watch
-        self._config, self._device, self._steps = config, device, steps
+        self.alike: object = None
+        if learner.nets.companion is None:
+            self.alike = type(learner.objective), _outline(learner.nets), config.optimizer, config.tuning
+        self._peers: Sequence[FastStepper] = (self,)
+        self._config, self._device, self._length = config, device, steps
+
+    def meet(self, peers: Sequence[FastStepper]) -> None:
+        """Take note of those that are alike and take the same step, itself among them; they choose once for all."""
+        was_alone, self._peers = len(self._peers) == 1, peers
+        if self.tuning is not None and (self.tuning.stack if len(peers) == 1 else was_alone):
+            self.tuning = None  # it was chosen for other company
 
     def __call__(self, batch: Batch, lr: float) -> StepOutput:
         """Train on a batch."""
         if self.tuning is None:
-            self.tuning = self._choose(batch)
-            self._size = len(batch.y)
-            _log.info("%s computes with %s", self._config.profile, describe(self.tuning))
-            self._how = _build(
-                self._objective, self._nets, self._optimizer, self._watch, self.tuning, batch, self._device
-            )
-            if self.tuning.graphs and not isinstance(self._how.whole, GraphStepper):
-                self.tuning = self.tuning.model_copy(update={"graphs": False})  # what was done counts
-        _use_threads(self.tuning)
-        step = self._how.whole if len(batch.y) == self._size else self._how.rest
-        with self._how.convolutions:
-            output = step(batch, lr)
-        self._count_queries()
+            chosen = next((peer.tuning for peer in self._peers if peer.tuning is not None), None)
+            tuning = chosen or self._choose(batch)
+            _log.info("%s computes with %s", self._config.profile, describe(tuning))
+            self._steps = FastSteps([self.learner], tuning, batch)
+            self.tuning = self._steps.tuning
+        (output,) = self._steps(batch, [lr])
+        if isinstance(output, Exception):
+            raise output
         return output
 
     def _choose(self, batch: Batch) -> Tuning:
-        pinned = self._config.tuning or Tuning()
+        pinned, nets = self._config.tuning or Tuning(), self.learner.nets
+        stack = pinned.stack if len(self._peers) > 1 else False
         if self._device.type == "cuda":
             # A graph replays what it has seen: a companion that is trained beside the net, and batches of targets, are
             # outside of it.
-            graphs = pinned.graphs is not False and self._nets.companion is None and not batch.targets
+            graphs = pinned.graphs is not False and nets.companion is None and not batch.targets
             precision = "float32" if batch.x.is_meta else cuda_precision(pinned)
-            return settled(pinned).model_copy(update={"graphs": graphs, "precision": precision})
-        if self._nets.companion is not None:
-            return settled(pinned)  # a trial would train it
-        what = (self._objective.spec, _outline(self._nets), tuple(batch.x.shape), self._config.optimizer)
-        return choose_tuning(pinned, lambda tuning: self._try(tuning, batch), what, self._steps)
+            return settled(pinned).model_copy(update={"graphs": graphs, "precision": precision, "stack": bool(stack)})
+        if nets.companion is not None:
+            return settled(pinned).model_copy(update={"stack": False})  # a trial would train it
+        shape = tuple(batch.x.shape)
+        what = self.learner.objective.spec, _outline(nets), shape, self._config.optimizer, len(self._peers)
+        if stack is not None:
+            pinned = pinned.model_copy(update={"stack": False, "compile": False if stack else pinned.compile})
+        tuning = choose_tuning(pinned, lambda tuning: self._try(tuning, batch), what, self._length)
+        return tuning.model_copy(update={"stack": True}) if stack else tuning
 
     def _try(self, tuning: Tuning, batch: Batch) -> Callable[[], float]:
-        """Return a function that takes a step with copies of the nets and returns its seconds."""
-        nets = deepcopy(self._nets)
-        optimizer = make_optimizer(self._config, nets.model)
-        how = _build(self._objective, nets, optimizer, _ignore, tuning, batch, self._device)
+        """Return a function that takes a step with copies of the nets and returns its seconds for each."""
+        nets = deepcopy(self.learner.nets)
+        victims = [nets.victim.another() if nets.victim is not None else None for _ in self._peers]
+        copies = [replace(nets, model=deepcopy(nets.model), victim=victim) for victim in victims]
+        learners = [
+            Learner(self.learner.objective, copy, make_optimizer(self._config, copy.model), _ignore) for copy in copies
+        ]
+        groups = [learners] if tuning.stack else [[learner] for learner in learners]
+        all_steps = [FastSteps(group, tuning, batch) for group in groups]
 
         def step() -> float:
-            _use_threads(tuning)
             with torch.random.fork_rng(devices=[]):
                 fresh = replace(batch, x=batch.x.clone())  # or the victim would answer from memory
                 begin = time.perf_counter()
-                with how.convolutions:
-                    how.whole(fresh, 0.0)
-                return time.perf_counter() - begin
+                for steps, group in zip(all_steps, groups, strict=True):
+                    steps(fresh, [0.0] * len(group))
+                return (time.perf_counter() - begin) / len(learners)
 
         return step
 
-    def _count_queries(self) -> None:
-        """Put what the rebuilt victim was asked on the meter of the one that we were given."""
-        if self._nets.victim is not None and self._how.nets.victim is not None:
-            self._nets.victim.queries += self._how.nets.victim.queries
-            self._how.nets.victim.queries = 0
+
+class FastSteps:
+    """Steps of one net, or of several that are stacked, computed as a tuning says.
+
+    The trained nets are laid out anew in place. Frozen nets are copied, with BatchNorm folded into their convolutions.
+    Batches of another size than the first, such as the last one of an epoch, are computed without a compiled net or a
+    graph, which are made for one size. A stack is not compiled.
+
+    Args:
+        learners: One, or several with nets of one architecture.
+        tuning: With every field set. One net alone that is to be stacked later is neither compiled nor captured.
+        batch: Of the usual size.
+
+    Attributes:
+        tuning: As given, but for what could not be done.
+
+    Raises:
+        RuntimeError: The nets cannot be stacked. What else ``vmap`` raises means the same.
+    """
+
+    def __init__(self, learners: Sequence[Learner], tuning: Tuning, batch: Batch) -> None:
+        self.tuning, self._given, self._size = tuning, learners, len(batch.y)
+        for learner in learners:
+            use_layout(learner.nets.model, learner.optimizer, channels_last=bool(tuning.channels_last))
+        self._learners = [replace(learner, nets=rebuild(learner.nets, batch.x, tuning)) for learner in learners]
+        self._convolutions = Winograd() if tuning.winograd else nullcontext()
+        usual, gradients = self._learners, one_by_one
+        self._rest: Steps = _alone(usual[0])
+        if len(learners) > 1:
+            self._rest = stack = StackStepper(usual, batch)
+            usual, gradients = stack.learners, stack.gradients
+        self._whole = self._rest
+        if tuning.stack and len(learners) == 1:
+            return
+        if tuning.compile and len(learners) == 1:
+            usual = [_compiled(usual[0])]
+            self._whole = _alone(usual[0])
+        if tuning.graphs and batch.x.is_cuda:
+            try:
+                self._whole = GraphStepper(usual, batch, gradients)
+            except RuntimeError as error:
+                spec, reason = usual[0].objective.spec, str(error).partition("\n")[0]
+                _log.warning("steps of %s cannot be captured (%s); they run eagerly", spec, reason)
+        done = {"graphs": isinstance(self._whole, GraphStepper), "compile": tuning.compile and len(learners) == 1}
+        self.tuning = tuning.model_copy(update=done)
+
+    def __call__(self, batch: Batch, lrs: Sequence[float]) -> Sequence[StepOutput | Exception]:
+        """Train on a batch, each net at its learning rate; in a stack, what stops one is returned in its place."""
+        _use_threads(self.tuning)
+        steps = self._whole if len(batch.y) == self._size else self._rest
+        with self._convolutions:
+            outputs = steps(batch, lrs)
+        for given, rebuilt in zip(self._given, self._learners, strict=True):
+            _count_queries(given.nets.victim, rebuilt.nets.victim)
+        return outputs
 
 
-@dataclass(frozen=True)
-class _How:
-    """Steps on batches of the usual size, on the rest, and the nets that both use."""
-
-    whole: Stepper
-    rest: Stepper
-    nets: Nets
-    convolutions: AbstractContextManager[Any]
+def _alone(learner: Learner) -> Steps:
+    step = EagerStepper(learner)
+    return lambda batch, lrs: [step(batch, *lrs)]
 
 
-def _build(
-    objective: Objective,
-    nets: Nets,
-    optimizer: torch.optim.Optimizer,
-    watch: Watch,
-    tuning: Tuning,
-    batch: Batch,
-    device: torch.device,
-) -> _How:
-    use_layout(nets.model, optimizer, channels_last=bool(tuning.channels_last))
-    nets = rebuild(nets, batch.x, tuning)
-    rest = EagerStepper(objective, nets, optimizer, watch)
-    usual = nets
-    if tuning.compile:
-        torch._dynamo.config.recompile_limit = max(64, torch._dynamo.config.recompile_limit)  # one a net, not a class
-        compiled: Any = torch.compile(nets.model, dynamic=False, options={"fallback_random": True})
-        usual = replace(nets, model=compiled)
-    whole: Stepper = EagerStepper(objective, usual, optimizer, watch)
-    if tuning.graphs and device.type == "cuda":
-        try:
-            whole = GraphStepper(objective, usual, optimizer, watch, batch)
-        except RuntimeError as error:
-            reason = str(error).partition("\n")[0]
-            _log.warning("steps of %s cannot be captured (%s); they run eagerly", objective.spec, reason)
-    return _How(whole, rest, nets, Winograd() if tuning.winograd else nullcontext())
+def _compiled(learner: Learner) -> Learner:
+    torch._dynamo.config.recompile_limit = max(64, torch._dynamo.config.recompile_limit)  # one a net, not a class
+    model: Any = torch.compile(learner.nets.model, dynamic=False, options={"fallback_random": True})
+    return replace(learner, nets=replace(learner.nets, model=model))
+
+
+def _count_queries(given: Victim | None, rebuilt: Victim | None) -> None:
+    """Put what the rebuilt victim was asked on the meter of the one that we were given."""
+    if given is not None and rebuilt is not None:
+        given.queries += rebuilt.queries
+        rebuilt.queries = 0
 
 
 def rebuild(nets: Nets, x: Tensor, tuning: Tuning) -> Nets:

@@ -2,29 +2,36 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
+from typing import Protocol, TypeVar
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from undistill.data.loader import Batch
-from undistill.engine.config import Tuning
-from undistill.engine.guard import gradient_norm
-from undistill.engine.objective import Nets, Objective, StepOutput
-from undistill.engine.stepping import Watch
+from undistill.engine.objective import Nets, StepOutput
+from undistill.engine.stepping import Learner
+from undistill.victim import Access
 
-__all__ = ["Capture", "GraphStepper", "capture_cuda"]
+__all__ = ["Capture", "Gradients", "GraphStepper", "capture_cuda", "one_by_one"]
 
-_WARM_UP = 3  # steps before the capture, in which libraries choose their kernels and the optimizer makes its buffers
+_WARM_UP = 3  # runs before the capture, in which libraries choose their kernels and the optimizer makes its buffers
 
-Run = Callable[[], None]
-Capture = Callable[[Run], Run]
+T = TypeVar("T")
+Gradients = Callable[[Sequence[Learner], Batch], list[StepOutput]]
 
 
-def capture_cuda(run: Run) -> Run:
-    """Capture what ``run`` launches, which does not run, and return its replay.
+class Capture(Protocol):
+    """Makes a replay of a function without arguments."""
+
+    def __call__(self, run: Callable[[], T]) -> tuple[T, Callable[[], None]]:
+        """Return the result of ``run``, and what computes it anew in the same place."""
+
+
+def capture_cuda(run: Callable[[], T]) -> tuple[T, Callable[[], None]]:
+    """Capture what ``run`` launches, which does not run, and return where its result will be, and its replay.
 
     Raises:
         RuntimeError: It does what cannot be captured, such as waiting for the device.
@@ -32,103 +39,147 @@ def capture_cuda(run: Run) -> Run:
     graph, stream = torch.cuda.CUDAGraph(), torch.cuda.current_stream()
     try:
         with torch.cuda.graph(graph, stream=torch.cuda.Stream()):  # type: ignore[no-untyped-call]
-            run()
+            result = run()
     finally:
         torch.cuda.set_stream(stream)  # a capture that fails leaves its own behind
-    return graph.replay
+    return result, graph.replay
+
+
+def one_by_one(learners: Sequence[Learner], batch: Batch) -> list[StepOutput]:
+    """Compute the losses and the gradients of nets, one after the other."""
+    return [learner.gradients(batch) for learner in learners]
 
 
 class GraphStepper:
-    """Replays one captured step: forward passes, loss, backward pass, gradient norm and update.
+    """Replays one captured step: forward passes, losses, backward pass, gradient norms and updates.
 
-    The batch and the learning rate are written to where the graph reads them. The nets, the optimizer and torch's
-    generators are as before when the capture is done: the steps that it takes to get there are undone.
+    The batch and the learning rates are written to where the graph reads them. So are the answers of a victim: the
+    thieves who ask it about the same tensor share its pass, which is a graph of its own. Only a victim that shows its
+    gradients is part of the step. The nets, the optimizers and torch's generators are as before when the capture is
+    done: the steps that it takes to get there are undone.
 
     Args:
-        objective: What each step minimises; its step must not wait for the device.
-        nets: The net to train and those that the objective looks at.
-        optimizer: Over the parameters that are trained; it must take its learning rate from a tensor.
-        watch: Told the loss and the gradient norm of every step, after its update.
+        learners: One net, or several that ``gradients`` computes together. Their objectives' steps must not wait for
+            the device, their optimizers must take a learning rate from a tensor, and they are told what to watch after
+            the update.
         batch: Any batch of the size that all will have.
+        gradients: Computes the losses of the learners and their gradients.
         capture: Makes a replay of a function without arguments.
 
     Raises:
         RuntimeError: The step cannot be captured; everything is as before.
     """
 
-    tuning: Tuning | None = None  # whoever chose to capture knows
-
     def __init__(
         self,
-        objective: Objective,
-        nets: Nets,
-        optimizer: torch.optim.Optimizer,
-        watch: Watch,
+        learners: Sequence[Learner],
         batch: Batch,
+        gradients: Gradients = one_by_one,
         capture: Capture = capture_cuda,
     ) -> None:
-        self._objective, self._nets, self._optimizer, self._watch = objective, nets, optimizer, watch
+        device = batch.x.device
         self._batch = Batch(batch.x.clone(), batch.y.clone(), batch.index.clone())
-        self._lr = torch.zeros((), device=batch.x.device)
-        self._parameters = [p for group in optimizer.param_groups for p in group["params"]]
-        kept = _Kept(nets, optimizer)
+        self._lrs = [torch.zeros((), device=device) for _ in learners]
+        self._given, self._gradients = learners, gradients
+        outside = [_victim_outside(learner.nets, self._batch.x, capture) for learner in learners]
+        self._learners = [replace(of, nets=nets) for of, (nets, _) in zip(learners, outside, strict=True)]
+        self._ask = [ask for _, ask in outside]
+        kept = [_Kept(learner) for learner in learners]
         try:
-            with _on(batch.x.device):
-                self._warm_up()
-                asked = self._queries
-                # Written to, the images are new to the victim, which would otherwise answer from memory for good.
-                self._batch.x.copy_(batch.x)
-                self._replay = capture(self._run)
-            self._queries_a_step = self._queries - asked
+            self._load(batch)
+            with _on(device):
+                _warm_up(self._run, device)
+                # Written to, the images are new to a victim inside, which would otherwise answer from memory for good.
+                self._load(batch)
+                asked = self._queries()
+                (self._outputs, self._norms), self._replay = capture(self._run)
+            self._queries_a_step = [now - before for now, before in zip(self._queries(), asked, strict=True)]
         finally:
-            kept.put_back()
+            for one in kept:
+                one.put_back()
 
-    def __call__(self, batch: Batch, lr: float) -> StepOutput:
-        """Train on a batch."""
+    def __call__(self, batch: Batch, lrs: Sequence[float]) -> list[StepOutput]:
+        """Train on a batch, each net at its learning rate."""
+        self._load(batch)
+        for mine, lr in zip(self._lrs, lrs, strict=True):
+            mine.fill_(lr)
+        self._replay()
+        for learner, queries in zip(self._given, self._queries_a_step, strict=True):
+            if learner.nets.victim is not None:
+                learner.nets.victim.queries += queries
+        for learner, output, norm in zip(self._given, self._outputs, self._norms, strict=True):
+            learner.watch(output.loss, norm)
+        return self._outputs
+
+    def _load(self, batch: Batch) -> None:
+        """Write a batch, and what the victims say about it, to where the graph reads them."""
         for mine, given in zip(self._tensors(self._batch), self._tensors(batch), strict=True):
             mine.copy_(given, non_blocking=True)
-        self._lr.fill_(lr)
-        self._replay()
-        if self._nets.victim is not None:
-            self._nets.victim.queries += self._queries_a_step
-        self._watch(self._output.loss, self._norm)
-        return self._output
+        for ask in self._ask:
+            ask(batch.x)
 
     @staticmethod
     def _tensors(batch: Batch) -> tuple[Tensor, ...]:
         return batch.x, batch.y, batch.index
 
-    @property
-    def _queries(self) -> int:
-        return self._nets.victim.queries if self._nets.victim is not None else 0
+    def _queries(self) -> list[int]:
+        victims = (learner.nets.victim for learner in self._learners)
+        return [victim.queries if victim is not None else 0 for victim in victims]
 
-    def _warm_up(self) -> None:
-        device = self._lr.device
-        if device.type != "cuda":
-            for _ in range(_WARM_UP):
-                self._run()
-            return
-        stream = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
-        stream.wait_stream(torch.cuda.current_stream(device))
-        with torch.cuda.stream(stream), torch.random.fork_rng([device]):
-            for _ in range(_WARM_UP):
-                self._run()
-        torch.cuda.current_stream(device).wait_stream(stream)
+    def _run(self) -> tuple[list[StepOutput], list[Tensor]]:
+        outputs = self._gradients(self._learners, self._batch)
+        norms = [learner.norm() for learner in self._learners]
+        for learner, lr in zip(self._learners, self._lrs, strict=True):
+            learner.update(lr)
+        return [_detached(output) for output in outputs], norms
 
-    def _run(self) -> None:
-        for group in self._optimizer.param_groups:
-            group["lr"] = self._lr
-        self._optimizer.zero_grad()
-        output = self._objective.step(self._batch, self._nets)
-        output.loss.backward()  # type: ignore[no-untyped-call]
-        self._norm = gradient_norm(self._parameters)
-        self._optimizer.step()
-        self._output = replace(
-            output,
-            loss=output.loss.detach(),
-            logits=output.logits.detach(),
-            logs={name: value.detach() for name, value in output.logs.items()},
-        )
+
+class _ReplayedNet(nn.Module):
+    """A frozen net whose pass is captured with the first batch that it is asked about; all are of one shape."""
+
+    def __init__(self, net: nn.Module, capture: Capture) -> None:
+        super().__init__()
+        self.net = net
+        self._capture = capture
+        self._replay: Callable[[], None] | None = None
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return the logits (B, K)."""
+        if self._replay is None:
+            self._x = x.clone()
+            with _on(x.device):
+                _warm_up(self._run, x.device)
+                self._logits, self._replay = self._capture(self._run)
+        self._x.copy_(x)
+        self._replay()
+        return self._logits.clone()  # the next batch's will be in its place
+
+    def _run(self) -> Tensor:
+        logits: Tensor = self.net(self._x)
+        return logits
+
+
+def _victim_outside(nets: Nets, x: Tensor, capture: Capture) -> tuple[Nets, Callable[[Tensor], None]]:
+    """Return nets whose victim has its answer about ``x`` at hand, and what asks for it."""
+    if nets.victim is None:
+        return nets, lambda _: None
+    if nets.victim.access >= Access.GRADIENTS:
+        return replace(nets, victim=nets.victim.another()), lambda _: None
+    victim, ask = nets.victim.prepared(x, lambda net: _ReplayedNet(net, capture))
+    return replace(nets, victim=victim), ask
+
+
+def _warm_up(run: Callable[[], object], device: torch.device) -> None:
+    if device.type != "cuda":
+        for _ in range(_WARM_UP):
+            run()
+        return
+    stream = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
+    stream.wait_stream(torch.cuda.current_stream(device))
+    with torch.cuda.stream(stream), torch.random.fork_rng([device]):
+        for _ in range(_WARM_UP):
+            run()
+    torch.cuda.current_stream(device).wait_stream(stream)
 
 
 def _on(device: torch.device) -> AbstractContextManager[object]:
@@ -136,27 +187,33 @@ def _on(device: torch.device) -> AbstractContextManager[object]:
     return torch.cuda.device(device) if device.type == "cuda" else nullcontext()
 
 
+def _detached(output: StepOutput) -> StepOutput:
+    return replace(
+        output,
+        loss=output.loss.detach(),
+        logits=output.logits.detach(),
+        logs={name: value.detach() for name, value in output.logs.items()},
+    )
+
+
 class _Kept:
     """What the steps before a capture change."""
 
-    def __init__(self, nets: Nets, optimizer: torch.optim.Optimizer) -> None:
-        self._nets, self._optimizer = nets, optimizer
-        self._weights = {key: value.clone() for key, value in nets.model.state_dict().items()}
+    def __init__(self, learner: Learner) -> None:
+        self._model, self._optimizer = learner.nets.model, learner.optimizer
+        self._weights = {key: value.clone() for key, value in self._model.state_dict().items()}
         self._slots = {
             parameter: {name: value.clone() for name, value in slot.items() if isinstance(value, Tensor)}
-            for parameter, slot in optimizer.state.items()
+            for parameter, slot in self._optimizer.state.items()
         }
-        self._queries = nets.victim.queries if nets.victim is not None else 0
 
     @torch.no_grad()
     def put_back(self) -> None:
         """Write everything back where it was: a graph knows tensors by their place in memory."""
-        for key, value in self._nets.model.state_dict().items():
+        for key, value in self._model.state_dict().items():
             value.copy_(self._weights[key])
         for parameter, slot in self._optimizer.state.items():
             for name, value in slot.items():
                 if isinstance(value, Tensor):  # what was not there yet starts at zero, as the optimizers do
                     before = self._slots.get(parameter, {}).get(name)
                     value.copy_(before) if before is not None else value.zero_()
-        if self._nets.victim is not None:
-            self._nets.victim.queries = self._queries

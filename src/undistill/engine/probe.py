@@ -27,8 +27,10 @@ _log = logging.getLogger(__name__)
 _WORTH_PROBING = 400  # steps of a job; probing takes some ten
 _WORTH_COMPILING_S = 1200.0  # what a job is to take without; compiling takes half a minute
 _TINY_S = 0.05  # a step that more threads may slow down
+_SMALL_S = 0.2  # a step of one of several equal nets; larger ones gain nothing in a stack, and take much memory there
 _PAYS = 0.97  # of the time: less gain than this is noise
 _TURNS = 3  # of either side of a comparison
+_MORE_TURNS = 6  # where both take less than a second: there, noise weighs more and costs less
 
 Step = Callable[[], float]  # takes a step and returns its seconds
 Trial = Callable[[Tuning], Step]
@@ -37,7 +39,8 @@ Trial = Callable[[Tuning], Step]
 def choose_tuning(pinned: Tuning, trial: Trial, what: tuple[Any, ...], steps: int) -> Tuning:
     """Return how to compute on CPU, every field set: what is pinned, what is remembered, or what a trial shows.
 
-    Layouts are always tried, fewer threads for tiny steps, and compiling where the job is long enough to pay for it.
+    Layouts are always tried, fewer threads for tiny steps, stacks for small steps of equal nets, and compiling,
+    which a stack cannot be, where the job is long enough to pay for it.
     Short jobs try nothing. What was found is kept in ``tuning.json`` in the cache folder.
 
     Args:
@@ -55,7 +58,7 @@ def choose_tuning(pinned: Tuning, trial: Trial, what: tuple[Any, ...], steps: in
             return settled(pinned)
         tuning, seconds = _probe(pinned, trial)
     if pinned.compile is None and tuning.compile is None and steps * seconds >= _WORTH_COMPILING_S:
-        tuning, seconds = _better(trial, tuning.model_copy(update={"compile": False}), compile=True)
+        tuning, seconds = _better(trial, tuning.model_copy(update={"compile": False}), compile=True, stack=False)
     entry = {"tuning": tuning.model_dump(), "step_s": seconds, "what": repr(what)}
     if known != entry:
         _remember(path, key, entry)
@@ -71,6 +74,7 @@ def settled(pinned: Tuning) -> Tuning:
         threads=torch.get_num_threads(),
         precision="float32",
         graphs=False,
+        stack=False,
     )
     return default.model_copy(update=pinned.model_dump(exclude_none=True))
 
@@ -90,6 +94,8 @@ def _probe(pinned: Tuning, trial: Trial) -> tuple[Tuning, float]:
         tuning, seconds = _better(trial, tuning, winograd=True)
     if pinned.threads is None and tuning.threads != 1 and seconds < _TINY_S:
         tuning, seconds = _better(trial, tuning, threads=1)
+    if pinned.stack is None and seconds < _SMALL_S:
+        tuning, seconds = _better(trial, tuning, stack=True)
     return tuning.model_copy(update={"compile": pinned.compile}), seconds
 
 
@@ -100,6 +106,8 @@ def _better(trial: Trial, tuning: Tuning, **change: Any) -> tuple[Tuning, float]
     try:
         theirs = _warm(trial(other))
         turns = [(ours(), theirs()) for _ in range(_TURNS)]
+        if sum(turns[0]) < 1:
+            turns += [(ours(), theirs()) for _ in range(_MORE_TURNS)]
     except Exception as error:  # no compiler, a net that cannot be traced, …: then it is not for this machine
         reason = str(error).partition("\n")[0]
         _log.warning("%s does not work here (%s: %s)", describe(other), type(error).__name__, reason)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Protocol
 
 import torch
@@ -13,9 +14,43 @@ from undistill.engine.config import Training, Tuning
 from undistill.engine.guard import gradient_norm
 from undistill.engine.objective import Nets, Objective, StepOutput
 
-__all__ = ["EagerStepper", "Stepper", "Watch", "make_stepper"]
+__all__ = ["EagerStepper", "Learner", "Stepper", "Watch", "make_stepper"]
 
 Watch = Callable[[Tensor, Tensor], None]  # takes the loss and the gradient norm; raises where one is not finite
+
+
+@dataclass(frozen=True, eq=False)
+class Learner:
+    """One net in training, as its steps see it.
+
+    Attributes:
+        objective: What each step minimises.
+        nets: The net to train and those that the objective looks at.
+        optimizer: Over the parameters that are trained.
+        watch: Told the loss and the gradient norm of every step; on CPU before its update.
+    """
+
+    objective: Objective
+    nets: Nets
+    optimizer: torch.optim.Optimizer
+    watch: Watch
+
+    def gradients(self, batch: Batch) -> StepOutput:
+        """Compute the loss of a batch and its gradients."""
+        self.optimizer.zero_grad()
+        output = self.objective.step(batch, self.nets)
+        output.loss.backward()  # type: ignore[no-untyped-call]
+        return output
+
+    def norm(self) -> Tensor:
+        """Return the norm of all gradients together, a scalar."""
+        return gradient_norm(p for group in self.optimizer.param_groups for p in group["params"])
+
+    def update(self, lr: float | Tensor) -> None:
+        """Follow the gradients."""
+        for group in self.optimizer.param_groups:
+            group["lr"] = lr
+        self.optimizer.step()
 
 
 class Stepper(Protocol):
@@ -31,22 +66,11 @@ class Stepper(Protocol):
         """Train on a batch at a learning rate."""
 
 
-def make_stepper(
-    objective: Objective,
-    nets: Nets,
-    optimizer: torch.optim.Optimizer,
-    watch: Watch,
-    config: Training,
-    device: torch.device,
-    steps: int,
-) -> Stepper:
+def make_stepper(learner: Learner, config: Training, device: torch.device, steps: int) -> Stepper:
     """Return what carries out the steps of a job as its profile says.
 
     Args:
-        objective: What each step minimises.
-        nets: The net to train and those that the objective looks at, on ``device``.
-        optimizer: Over the parameters that are trained.
-        watch: Told the loss and the gradient norm of every step; on CPU before its update.
+        learner: Its net, on ``device``.
         config: The protocol.
         device: Where to compute.
         steps: That the job takes; a longer one may spend more on getting ready.
@@ -54,8 +78,8 @@ def make_stepper(
     if config.profile != "exact":
         from undistill.engine.fast import FastStepper  # it is made of what is here
 
-        return FastStepper(objective, nets, optimizer, watch, config, device, steps)
-    return EagerStepper(objective, nets, optimizer, watch)
+        return FastStepper(learner, config, device, steps)
+    return EagerStepper(learner)
 
 
 class EagerStepper:
@@ -63,17 +87,12 @@ class EagerStepper:
 
     tuning: Tuning | None = None
 
-    def __init__(self, objective: Objective, nets: Nets, optimizer: torch.optim.Optimizer, watch: Watch) -> None:
-        self._objective, self._nets, self._optimizer, self._watch = objective, nets, optimizer, watch
-        self._parameters = [p for group in optimizer.param_groups for p in group["params"]]
+    def __init__(self, learner: Learner) -> None:
+        self._learner = learner
 
     def __call__(self, batch: Batch, lr: float) -> StepOutput:
         """Train on a batch."""
-        for group in self._optimizer.param_groups:
-            group["lr"] = lr
-        self._optimizer.zero_grad()
-        output = self._objective.step(batch, self._nets)
-        output.loss.backward()  # type: ignore[no-untyped-call]
-        self._watch(output.loss, gradient_norm(self._parameters))
-        self._optimizer.step()
+        output = self._learner.gradients(batch)
+        self._learner.watch(output.loss, self._learner.norm())
+        self._learner.update(lr)
         return output

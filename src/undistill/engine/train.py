@@ -17,6 +17,7 @@ from undistill.engine.job import Fitted, Job, Watcher
 from undistill.engine.objective import Frame, Nets, Objective
 from undistill.engine.stream import Blanks, Stream
 from undistill.engine.synthetic import draw_images
+from undistill.engine.together import Together
 from undistill.engine.trainee import Trainee
 from undistill.errors import InterruptedRunError, RecipeError
 
@@ -139,28 +140,31 @@ def _stream(job: Job, data: Dataset, targets: Sequence[Images], device: torch.de
 
 
 def _train(trainees: Sequence[Trainee], loader: Stream) -> None:
+    together = Together()
     with stop_on_interrupt() as request:
         _each(trainees, Trainee.resume)
         while running := [trainee for trainee in trainees if trainee.outcome is None]:
             epoch = min(trainee.position.epoch for trainee in running)
             present = [trainee for trainee in running if trainee.position.epoch == epoch]
-            _run_epoch(present, loader, epoch, request)
+            _run_epoch(present, together, loader, epoch, request)
             _each(present, Trainee.close_epoch)
             if request.asked:
                 _interrupt(running)
             _each(present, Trainee.finish_if_done)
 
 
-def _run_epoch(present: Sequence[Trainee], loader: Stream, epoch: int, request: StopRequest) -> None:
+def _run_epoch(
+    present: Sequence[Trainee], together: Together, loader: Stream, epoch: int, request: StopRequest
+) -> None:
     _each(present, lambda trainee: trainee.begin_epoch(share=1 / len(present)))
     start = min(trainee.position.step for trainee in present)
     for step, batch in enumerate(loader.epoch(epoch, start=start), start):
         if request.asked:
             _interrupt(present)
-        if all(trainee.outcome is not None for trainee in present):
+        running = [trainee for trainee in present if trainee.outcome is None]
+        if not running:
             return
-        here = [trainee for trainee in present if trainee.position.step == step]
-        _each(here, lambda trainee: trainee.advance(batch))  # noqa: B023
+        together.advance([trainee for trainee in running if trainee.position.step == step], batch)
 
 
 def _each(trainees: Sequence[Trainee], act: Callable[[Trainee], None]) -> None:

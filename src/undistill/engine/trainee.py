@@ -19,7 +19,7 @@ from undistill.engine.job import Fitted, Job
 from undistill.engine.objective import Frame, StepOutput
 from undistill.engine.optim import learning_rate, make_optimizer
 from undistill.engine.state import Position, TrainState
-from undistill.engine.stepping import make_stepper
+from undistill.engine.stepping import Learner, make_stepper
 from undistill.engine.stream import Stream
 from undistill.engine.synthetic import write_images
 from undistill.errors import InterruptedRunError
@@ -44,6 +44,7 @@ class Trainee:
 
     Attributes:
         outcome: Set once there is one; until then the job is under way.
+        stepper: Takes its steps; there from ``resume`` on.
     """
 
     def __init__(
@@ -105,11 +106,9 @@ class Trainee:
             if victim is not None:
                 victim.queries = self.position.queries
         self._guard = DivergenceGuard(self._device, self.position.last_finite_loss)
-        self._stepper = make_stepper(
-            self.job.objective,
-            replace(self.job.nets, companion=companion),
-            self._state.optimizer,
-            self._watch,
+        nets = replace(self.job.nets, companion=companion)
+        self.stepper = make_stepper(
+            Learner(self.job.objective, nets, self._state.optimizer, self._watch),
             self.job.config,
             self._device,
             steps=self.job.config.epochs * len(self._loader),
@@ -124,11 +123,17 @@ class Trainee:
         self._clock, self._share = time.perf_counter(), share
         self.job.nets.model.train()
 
-    def advance(self, batch: Batch) -> None:
-        """Train on one batch."""
+    @property
+    def lr(self) -> float:
+        """Learning rate of the next step."""
+        return learning_rate(self.job.config, self.position.epoch, self.position.step, len(self._loader))
+
+    def advance(self, batch: Batch, taken: StepOutput | Exception | None = None) -> None:
+        """Train on one batch; where a stack has taken the step already, take note of what came of it."""
+        if isinstance(taken, Exception):
+            raise taken
         position, steps = self.position, len(self._loader)
-        lr = learning_rate(self.job.config, position.epoch, position.step, steps)
-        self._add(self._stepper(batch, lr), batch)
+        self._add(taken or self.stepper(batch, self.lr), batch)
         position.step += 1
         position.images += len(batch.y)
         if self.job.watcher is not None:
@@ -181,7 +186,7 @@ class Trainee:
             selected_epoch=position.best_epoch or position.epoch,
             images_per_s=position.images / max(position.seconds, 1e-9),
             seconds=position.seconds,
-            tuning=None if self._stepper.tuning is None else self._stepper.tuning.model_dump(),
+            tuning=None if self.stepper.tuning is None else self.stepper.tuning.model_dump(),
         )
 
     def save(self, *, only_if_due: bool = False) -> None:

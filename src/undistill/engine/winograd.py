@@ -67,7 +67,7 @@ def conv3x3(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     """
     x = x.contiguous(memory_format=torch.channels_last)
     (n, c, h, w), k, threads = x.shape, weight.shape[0], torch.get_num_threads()
-    panels = weight.unflatten(0, (-1, _lanes())).permute(3, 4, 0, 2, 1).contiguous()
+    panels = weight.reshape(k // _lanes(), _lanes(), c, 3, 3).permute(3, 4, 0, 2, 1).contiguous()
     y, transformed = _like(x, k), x.new_empty(_POINTS * c * k)
     _library().transform_weight(panels.data_ptr(), transformed.data_ptr(), c * k, threads)
     scratch = x.new_empty(threads * _POINTS * _TILES * (c + k))
