@@ -56,6 +56,10 @@ def test_it_learns_more_than_a_protocol_that_is_cut_short():
     assert found["turbo"] > 92
 
 
+def test_the_peak_for_adam_is_higher():
+    assert turbo(Training(optimizer="adam", lr=1e-3)).lr == 1e-2
+
+
 def test_there_are_two_epochs_at_least():
     assert turbo(Training(epochs=3)).epochs == 2
 

@@ -14,9 +14,10 @@ from undistill.bench.work import Work
 
 __all__ = ["bench_scaling", "estimate_imagenet", "plot_scaling"]
 
+_BASE = 1024  # images
 _AXES = {
-    "images": (512, 1024, 2048, 4096),
-    "classes": (10, 100, 200, 1000),
+    "images": (_BASE, 4 * _BASE, 16 * _BASE),
+    "classes": (10, 100, 1000),
     "students": (1, 2, 4, 8),
     "seeds": (1, 2, 4),
 }
@@ -51,13 +52,13 @@ def bench_scaling(
         device: Where.
         threads: Of the CPU; None for torch's default.
         batch_size: Images a step.
-        axes: Values by axis (images, classes, students, seeds); None for a grid that takes some minutes.
+        axes: Values by axis (images, classes, students, seeds); None for a grid that takes about five minutes on CPU.
 
     Returns:
         ``machine``, ``base`` (what stays), ``rows`` (``axis``, ``value``, ``seconds`` of an epoch of all nets together,
         ``images_per_s`` over all nets, ``memory_mb`` at the peak) and ``imagenet``, an estimate.
     """
-    base = Work("kd", (model,), victim, batch_size, images=512, device=device, threads=threads)
+    base = Work("kd", (model,), victim, batch_size, images=_BASE, device=device, threads=threads)
     rows = [
         {"axis": axis, "value": value, **_epoch(_grown(base, axis, value), profile, value if axis == "seeds" else 1)}
         for axis, values in (axes or _AXES).items()
@@ -99,21 +100,29 @@ def estimate_imagenet() -> dict[str, Any]:
 
 
 def plot_scaling(found: dict[str, Any], folder: Path) -> Path:
-    """Draw seconds and memory over each axis, both logarithmic, and return the path of the figure."""
+    """Draw seconds and memory over each axis, and return the path of the figure.
+
+    Seconds are on a logarithmic scale, on which what grows in proportion is parallel to the dashed line.
+    """
     from matplotlib.figure import Figure
 
     axes = list(dict.fromkeys(row["axis"] for row in found["rows"]))
     figure = Figure(figsize=(3 * len(axes), 5), layout="constrained")
-    panels = figure.subplots(2, len(axes), squeeze=False)
-    for column, axis in enumerate(axes):
+    panels = figure.subplots(2, len(axes), sharex="col", sharey="row", squeeze=False)
+    for (upper, lower), axis in zip(panels.T, axes, strict=True):
         rows = [row for row in found["rows"] if row["axis"] == axis]
-        values = [row["value"] for row in rows]
-        for panel, key, label in zip(panels[:, column], ("seconds", "memory_mb"), ("s an epoch", "MB"), strict=True):
-            panel.plot(values, [row[key] for row in rows], marker="o")
-            panel.set(xscale="log", xlabel=axis, ylabel=label if column == 0 else "")
-            panel.set_xticks(values, [f"{value:,}" for value in values], minor=False)
-            panel.minorticks_off()
-            panel.set_ylim(bottom=0)
+        values, seconds = [row["value"] for row in rows], [row["seconds"] for row in rows]
+        upper.plot(values, [seconds[0] * value / values[0] for value in values], "k--", lw=0.8, label="in proportion")
+        upper.plot(values, seconds, marker="o")
+        upper.set(yscale="log")
+        lower.plot(values, [row["memory_mb"] for row in rows], marker="o")
+        lower.set(xscale="log", xlabel=axis)
+        lower.set_xticks(values, [f"{value:,}" for value in values])
+        lower.minorticks_off()
+    seconds = [row["seconds"] for row in found["rows"]]
+    panels[0, 0].set(ylabel="seconds an epoch", ylim=(min(seconds) / 1.5, max(seconds) * 1.5))
+    panels[0, 0].legend(loc="upper left", frameon=False)
+    panels[1, 0].set(ylabel="peak memory, MB", ylim=(0, 1.1 * max(row["memory_mb"] for row in found["rows"])))
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / "scaling.png"
     figure.savefig(path, dpi=120)

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import multiprocessing
 import os
-import platform
 import resource
 import sys
 from collections.abc import Iterator, Sequence
@@ -24,6 +23,7 @@ import torch
 from undistill.bench.ours import EngineLoop, step_flops
 from undistill.bench.plain import PlainLoop
 from undistill.bench.work import STACKING, Work
+from undistill.engine.device import processor_name
 from undistill.engine.flops import clock, matmul_rate
 from undistill.errors import RecipeError, RunError
 
@@ -231,7 +231,7 @@ def _threads(count: int | None) -> Iterator[None]:
 
 def machine(device: torch.device, threads: int | None) -> dict[str, Any]:
     """Return what a speed was measured on."""
-    name = torch.cuda.get_device_name(device) if device.type == "cuda" else _processor()
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else processor_name()
     return {
         "device": device.type,
         "name": name,
@@ -239,7 +239,3 @@ def machine(device: torch.device, threads: int | None) -> dict[str, Any]:
         "threads": threads or torch.get_num_threads(),
         "torch": torch.__version__,
     }
-
-
-def _processor() -> str:
-    return platform.processor() or platform.machine()

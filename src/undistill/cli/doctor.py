@@ -89,10 +89,11 @@ def _state_of_extra(extra: str, packages: list[str]) -> str:
 def _device() -> dict[str, str]:
     import torch
 
+    from undistill.engine.device import processor_name
     from undistill.engine.native import find_compiler
 
     return {
-        "cpu": f"{platform.processor() or platform.machine()}, {os.cpu_count()} cores, "
+        "cpu": f"{processor_name()}, {os.cpu_count()} cores, "
         f"{torch.get_num_threads()} torch threads",
         "cuda": _cuda(),
         "C compiler": find_compiler() or "none: the profile fast trains up to twice as fast on CPU with one",

@@ -23,6 +23,7 @@ __all__ = [
     "memory_kept",
     "pick_device",
     "processor",
+    "processor_name",
     "single_thread",
 ]
 
@@ -52,14 +53,24 @@ def pick_device(name: str = "auto") -> torch.device:
     return device
 
 
+def processor_name() -> str:
+    """Return what this machine's processor is called."""
+    return _processor_fields().get("model name") or platform.processor() or platform.machine()
+
+
 def processor() -> str:
-    """Return what tells this machine's processor from others: its name and its instruction sets, where known."""
+    """Return what tells this machine's processor from others: its name and, where known, its instruction sets."""
+    fields = _processor_fields()
+    return f"{platform.machine()} {processor_name()} {fields.get('flags') or fields.get('Features', '')}"
+
+
+def _processor_fields() -> dict[str, str]:
+    """Return what Linux says of the first processor, nothing elsewhere."""
     try:
         lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
     except OSError:
-        return f"{platform.machine()} {platform.processor()}"
-    fields = dict(reversed([[part.strip() for part in line.split(":", 1)] for line in lines if ":" in line]))
-    return f"{platform.machine()} {fields.get('model name', '')} {fields.get('flags') or fields.get('Features', '')}"
+        return {}
+    return dict(reversed([(name.strip(), value.strip()) for name, _, value in (line.partition(":") for line in lines)]))
 
 
 @contextmanager

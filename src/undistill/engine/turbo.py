@@ -9,7 +9,7 @@ from undistill.engine.config import Training
 __all__ = ["turbo_protocol"]
 
 _TENTH = 10
-_HIGHER = {"sgd": 2.0, "adam": 3.0}  # than the protocol's rate is the peak of the cycle, whose mean is half of it
+_HIGHER = {"sgd": 2.0, "adam": 10.0}  # than the protocol's rate is the peak of the cycle, whose mean is half of it
 
 
 def turbo_protocol(training: Training) -> dict[str, Any]:
@@ -17,8 +17,8 @@ def turbo_protocol(training: Training) -> dict[str, Any]:
 
     A tenth of the epochs, at least 2, on one cycle of the learning rate: up for three tenths of the run, then down to
     almost nothing, as in Smith and Topin (2019), https://arxiv.org/abs/1708.07120. Its peak is twice the protocol's
-    rate for SGD and three times for Adam. Batch size, weight decay and objective stay; the last weights are kept, since
-    a cycle ends at its best.
+    rate for SGD and ten times for Adam, which did best, or as well as the best, with a small CNN on 20,000 images of
+    CIFAR-10. Batch size, weight decay and objective stay; the last weights are kept, since a cycle ends at its best.
 
     Args:
         training: The protocol to shorten, a whole recipe for example.
