@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +27,7 @@ from undistill.engine.objective import Frozen, Nets
 from undistill.engine.optim import make_optimizer
 from undistill.engine.probe import choose_tuning
 from undistill.engine.stepping import EagerStepper, Learner
-from undistill.errors import AccessError, InterruptedRunError
+from undistill.errors import AccessError, InterruptedRunError, RunError
 from undistill.methods import build_method
 from undistill.models import build_model, list_models
 from undistill.models.folding import fold_batchnorm
@@ -287,6 +288,24 @@ class Counting(nn.Module):
         return self.net(x)
 
 
+def test_a_victim_that_cannot_be_captured_answers_all_the_same(caplog: pytest.LogCaptureFixture):
+    def only_the_step(run: Any) -> Any:
+        if "_ReplayedNet" in run.__qualname__:
+            raise RuntimeError("operation not permitted when stream is capturing")
+        return played(run)
+
+    first, second = batch(), batch(16)
+    second = replace(second, x=torch.cat([second.x] * 2), y=second.y.repeat(2), index=second.index.repeat(2))
+    results = []
+    for capture in (played, only_the_step):
+        of = nets("kd")
+        learner = Learner(build_method("kd"), of, make_optimizer(EXACT, of.model), lambda *_: None)
+        step = GraphStepper([learner], first, capture=capture)
+        results.append([step(given, [0.01])[0].loss.clone() for given in (first, second, first)])
+    assert results[0] == results[1]
+    assert caplog.text.count("the victim's pass cannot be captured") == 1
+
+
 def captured_thieves(victim: Victim, methods: list[str], first: Batch) -> tuple[list[GraphStepper], list[Nets]]:
     found = [Nets(net(1).train(), victim=victim.another()) for _ in methods]
     return [
@@ -375,6 +394,17 @@ def test_auto_takes_winograd_where_it_pays():
     rows = Trials(lambda t: 2.0 if t.channels_last else 1.0)  # it needs the channels side by side
     assert not choose_tuning(Tuning(), rows, ("c",), steps=1000).winograd
     assert not any(tuning.winograd for tuning in rows.asked)
+
+
+def test_a_remembered_choice_survives_the_compiler(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture):
+    def gone() -> None:
+        raise RunError("there is no C compiler")
+
+    monkeypatch.setattr("undistill.engine.winograd._library", gone)
+    found, _ = fit("ce", fast(Tuning(winograd=True)))
+    same, _ = fit("ce", fast(Tuning(winograd=False)))
+    assert difference(found.model, same.model) == 0
+    assert caplog.text.count("convolutions are computed directly: there is no C compiler") == 1
 
 
 @pytest.mark.usefixtures("two_threads")

@@ -424,3 +424,47 @@ def test_the_bench_measures_equal_nets_with_and_without_a_stack(monkeypatch: pyt
     assert sizes == [4, 4]
     separate, stacked = (loop.weights() for loop in loops)
     assert float((stacked - separate).norm() / separate.norm()) < 1e-5
+
+
+@pytest.mark.parametrize("change", ["momentum", "frozen"])
+def test_nets_that_differ_in_more_than_their_weights_are_not_stacked(change: str, sizes: list[int]):
+    def jobs(stack: bool) -> list[Job]:
+        found = thieves(2, config(stack=stack))
+        if change == "momentum":
+            found[1].nets.model.bn1.momentum = 0.01
+        else:
+            found[0].nets.model.conv1.weight.requires_grad_(False)
+        trained(found)
+        return found
+
+    assert_same(jobs(True), jobs(False))
+    assert not sizes
+
+
+def test_afterwards_each_net_has_its_own_memory(sizes: list[int]):
+    jobs = thieves(2, config(stack=True))
+    trained(jobs)
+    assert 2 in sizes
+    for value in jobs[0].nets.model.state_dict().values():
+        assert value.untyped_storage().nbytes() == value.numel() * value.element_size()
+
+
+def test_a_pass_that_fails_is_not_repeated():
+    asked = []
+
+    class Failing(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.weight = nn.Parameter(torch.ones(()))
+
+        def forward(self, x: Tensor) -> Tensor:
+            asked.append(x)
+            raise MemoryError("no memory")
+
+    stack = Stack([Failing(), Failing()])
+    stack.expect(batch().x)
+    with pytest.raises(MemoryError):
+        stack.parts[0](stack._x)
+    with pytest.raises(RuntimeError, match="failed"):
+        stack.parts[1](stack._x)
+    assert len(asked) == 1

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from copy import deepcopy
+from typing import Any
+
 import pytest
 import torch
 from torch import Tensor, nn
@@ -210,3 +213,22 @@ def test_the_answer_at_hand_stays_as_it_is():
     ask(x)
     prepared.logits(x).zero_()
     torch.testing.assert_close(prepared.logits(x), x.flatten(1))
+
+
+def test_an_answer_is_shared_with_those_that_compute_alike(net: nn.Module):
+    asked: list[str] = []
+
+    def computing(name: str) -> Any:
+        def rebuild(model: nn.Module) -> nn.Module:
+            rebuilt = deepcopy(model)
+            rebuilt.register_forward_hook(lambda *_: asked.append(name))
+            return rebuilt
+
+        return rebuild
+
+    victim, x = Victim(net), images(4)
+    first, second = (victim.computed_by(computing("float32"), how="float32") for _ in range(2))
+    other = victim.computed_by(computing("bf16"), how="bf16")
+    for each in (first, second, other):
+        each.logits(x)
+    assert asked == ["float32", "bf16"]

@@ -127,6 +127,49 @@ def test_the_mode_leaves_all_else_alone(conv: nn.Conv2d, change: Callable[[Tenso
     assert torch.equal(found, conv(x))
 
 
+def test_the_mode_takes_named_operands(calls: list[Any]):
+    x, weight, bias = tensors(2, 16, 16, 8, 8)
+    with Winograd():
+        found = F.conv2d(input=x, weight=weight, bias=bias, padding=1)
+    assert len(calls) == 1
+    torch.testing.assert_close(found, direct(x, weight, bias), rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("bias", [torch.zeros(8), torch.zeros(16).double()])
+def test_the_mode_leaves_mistakes_to_torch(bias: Tensor, calls: list[Any]):
+    x, weight, _ = tensors(2, 16, 16, 8, 8)
+    with Winograd(), pytest.raises(RuntimeError, match=r"bias|type"):
+        F.conv2d(x, weight, bias, padding=1)
+    assert not calls
+
+
+def test_the_mode_leaves_half_precision_to_autocast(calls: list[Any]):
+    x, weight, bias = tensors(2, 16, 16, 8, 8)
+    with Winograd(), torch.autocast("cpu", dtype=torch.bfloat16):
+        assert F.conv2d(x, weight, bias, padding=1).dtype == torch.bfloat16
+    assert not calls
+
+
+@pytest.mark.parametrize("conv", [F.conv2d, conv3x3])
+def test_no_image_has_no_gradient(conv: Callable[..., Tensor]):
+    x, weight = torch.zeros(0, 16, 8, 8), torch.ones(16, 16, 3, 3, requires_grad=True)
+    with Winograd():
+        y = conv(x, weight, None) if conv is conv3x3 else conv(x, weight, padding=1)
+        y.sum().backward()
+    assert not weight.grad.any()
+
+
+def test_threads_share_what_memory_there_is(monkeypatch: pytest.MonkeyPatch):
+    x, *_ = tensors(9, 16, 16, 8, 8)
+    whole = winograd.conv3x3_weight(x, x)
+    monkeypatch.setattr(winograd, "_SCRATCH", 1)
+    torch.set_num_threads(2)
+    try:
+        torch.testing.assert_close(winograd.conv3x3_weight(x, x), whole, rtol=1e-4, atol=1e-4)
+    finally:
+        torch.set_num_threads(1)
+
+
 # Compiling
 
 
@@ -171,8 +214,10 @@ def test_without_a_compiler_it_says_so(fresh: Path, monkeypatch: pytest.MonkeyPa
         load_library(source(fresh, ""))
 
 
-def test_cc_names_the_compiler(monkeypatch: pytest.MonkeyPatch):
+def test_cc_names_the_compiler(fresh: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setenv("CC", "/no/such/compiler")
     assert find_compiler() is None
+    monkeypatch.setenv("CC", "cc -O0")
+    assert load_library(source(fresh, "int answer(void) { return 3; }")).answer() == 3
     monkeypatch.delenv("CC")
     assert Path(find_compiler()).name in {"cc", "gcc", "clang"}

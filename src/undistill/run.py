@@ -22,7 +22,7 @@ from undistill.attacks import Attack
 from undistill.data import load_dataset
 from undistill.data.dataset import Dataset, Images
 from undistill.data.domains import check_domains
-from undistill.engine.device import pick_device
+from undistill.engine.device import pick_device, processor_name
 from undistill.engine.job import Fitted, Job, Watcher
 from undistill.engine.objective import Frozen, Nets
 from undistill.engine.synthetic import read_images
@@ -403,7 +403,7 @@ def _origin(data: Dataset, targets: Sequence[Dataset], sources: Mapping[str, str
 
 
 def _provenance(recipe: Recipe, device: torch.device) -> dict[str, Any]:
-    name = torch.cuda.get_device_name(device) if device.type == "cuda" else platform.machine()
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else processor_name()
     return {
         "undistill": __version__,
         "torch": torch.__version__,

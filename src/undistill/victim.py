@@ -95,6 +95,7 @@ class Victim:
         self._affine = _affine(queried_with, trained_on)
         self._affine_on: dict[torch.device, tuple[Tensor, Tensor]] = {}
         self._last = _Last()
+        self._how: object = None
         self.access = access
         self.queries = 0
 
@@ -107,10 +108,14 @@ class Victim:
         twin.queries = 0
         return twin
 
-    def computed_by(self, rebuild: Callable[[nn.Module], nn.Module]) -> Victim:
-        """Return the same victim, its classifier rebuilt to answer the same in less time; it has its own meter."""
+    def computed_by(self, rebuild: Callable[[nn.Module], nn.Module], how: object = None) -> Victim:
+        """Return the same victim, its classifier rebuilt to answer the same in less time; it has its own meter.
+
+        Answers are shared with those that were rebuilt to compute in the same way, ``how``.
+        """
         twin = self.another()
         twin._model = rebuild(self._model)
+        twin._how = how if how is not None else self._how
         return twin
 
     def prepared(
@@ -137,7 +142,7 @@ class Victim:
             logits = asked._logits(same)
             if not place:
                 place.append(torch.empty_like(logits))
-            prepared._last.note(x, place[0].copy_(logits))
+            prepared._last.note(x, prepared._how, place[0].copy_(logits))
 
         return prepared, ask
 
@@ -225,7 +230,7 @@ class Victim:
 
     @torch.no_grad()
     def _logits(self, x: Tensor) -> Tensor:
-        return self._last.answer(x, lambda: self._model(self._renormalize(x)).float())
+        return self._last.answer(x, self._how, lambda: self._model(self._renormalize(x)).float())
 
     def _renormalize(self, x: Tensor) -> Tensor:
         if self._affine is None:
@@ -241,20 +246,20 @@ class _Last:
     """The last answer, for whoever asks about the very same tensor next."""
 
     def __init__(self) -> None:
-        self._asked: tuple[Tensor, int, Tensor] | None = None
+        self._asked: tuple[Tensor, int, object, Tensor] | None = None
 
-    def answer(self, x: Tensor, compute: Callable[[], Tensor]) -> Tensor:
+    def answer(self, x: Tensor, how: object, compute: Callable[[], Tensor]) -> Tensor:
         # A tensor that was written to has another version; one made under inference mode has none, so it may have been.
         version = None if x.is_inference() else x._version
-        if self._asked is not None and self._asked[0] is x and self._asked[1] == version:
-            return self._asked[2].clone()  # whoever gets it may write to it
+        if self._asked is not None and self._asked[0] is x and self._asked[1:3] == (version, how):
+            return self._asked[3].clone()  # whoever gets it may write to it
         logits = compute()
         if version is not None:
-            self.note(x, logits.clone())
+            self.note(x, how, logits.clone())
         return logits
 
-    def note(self, x: Tensor, logits: Tensor) -> None:
-        self._asked = x, x._version, logits
+    def note(self, x: Tensor, how: object, logits: Tensor) -> None:
+        self._asked = x, x._version, how, logits
 
 
 def _listen(found: list[BatchStatistics]) -> Callable[[_BatchNorm, tuple[Tensor, ...]], None]:

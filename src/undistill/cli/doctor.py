@@ -93,8 +93,7 @@ def _device() -> dict[str, str]:
     from undistill.engine.native import find_compiler
 
     return {
-        "cpu": f"{processor_name()}, {os.cpu_count()} cores, "
-        f"{torch.get_num_threads()} torch threads",
+        "cpu": f"{processor_name()}, {os.cpu_count()} cores, {torch.get_num_threads()} torch threads",
         "cuda": _cuda(),
         "C compiler": find_compiler() or "none: the profile fast trains up to twice as fast on CPU with one",
     }

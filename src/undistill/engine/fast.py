@@ -24,6 +24,7 @@ from undistill.engine.probe import choose_tuning, describe, settled
 from undistill.engine.stack import StackStepper
 from undistill.engine.stepping import EagerStepper, Learner
 from undistill.engine.winograd import Winograd
+from undistill.errors import RunError
 from undistill.models.folding import fold_batchnorm
 from undistill.victim import Access, Victim
 
@@ -68,7 +69,7 @@ class FastStepper:
         """Train on a batch."""
         if self.tuning is None:
             chosen = next((peer.tuning for peer in self._peers if peer.tuning is not None), None)
-            tuning = chosen or self._choose(batch)
+            tuning = _possible(chosen or self._choose(batch))
             _log.info("%s computes with %s", self._config.profile, describe(tuning))
             self._steps = FastSteps([self.learner], tuning, batch)
             self.tuning = self._steps.tuning
@@ -142,11 +143,12 @@ class FastSteps:
             use_layout(learner.nets.model, learner.optimizer, channels_last=bool(tuning.channels_last))
         self._learners = [replace(learner, nets=rebuild(learner.nets, batch.x, tuning)) for learner in learners]
         self._convolutions = Winograd() if tuning.winograd else nullcontext()
+        self._stack: StackStepper | None = None
         usual, gradients = self._learners, one_by_one
         self._rest: Steps = _alone(usual[0])
         if len(learners) > 1:
-            self._rest = stack = StackStepper(usual, batch)
-            usual, gradients = stack.learners, stack.gradients
+            self._rest = self._stack = StackStepper(usual, batch)
+            usual, gradients = self._stack.learners, self._stack.gradients
         self._whole = self._rest
         if tuning.stack and len(learners) == 1:
             return
@@ -171,6 +173,22 @@ class FastSteps:
         for given, rebuilt in zip(self._given, self._learners, strict=True):
             _count_queries(given.nets.victim, rebuilt.nets.victim)
         return outputs
+
+    def dissolve(self) -> None:
+        """Give nets that are stacked memory of their own again."""
+        if self._stack is not None:
+            self._stack.dissolve()
+
+
+def _possible(tuning: Tuning) -> Tuning:
+    """Return the tuning but for what cannot be done here: a remembered one may be from before the compiler went."""
+    try:
+        if tuning.winograd:
+            Winograd()
+    except RunError as error:
+        _log.warning("convolutions are computed directly: %s", error)
+        return tuning.model_copy(update={"winograd": False})
+    return tuning
 
 
 def _alone(learner: Learner) -> Steps:
@@ -215,7 +233,7 @@ def rebuild(nets: Nets, x: Tensor, tuning: Tuning) -> Nets:
         adversary = Frozen(frozen(adversary.net))
     if victim is not None:
         fold = victim.access < Access.GRADIENTS
-        victim = victim.computed_by(lambda net: frozen(net, fold=fold))
+        victim = victim.computed_by(lambda net: frozen(net, fold=fold), how=tuning.precision)
     return replace(nets, model=trunk(nets.model), adversary=adversary, victim=victim)
 
 
@@ -234,8 +252,8 @@ def _layout(channels_last: bool) -> torch.memory_format:
 
 def _outline(nets: Nets) -> str:
     """Return what tells nets of different cost apart."""
-    shapes = [(name, tuple(p.shape)) for name, p in nets.model.named_parameters()]
-    return repr((type(nets.model).__qualname__, shapes, nets.adversary is not None, nets.victim is not None))
+    parameters = [(name, tuple(p.shape), p.requires_grad) for name, p in nets.model.named_parameters()]
+    return repr((str(nets.model), parameters, nets.adversary is not None, nets.victim is not None))
 
 
 def _use_threads(tuning: Tuning) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
@@ -16,6 +17,8 @@ from undistill.engine.stepping import Learner
 from undistill.victim import Access
 
 __all__ = ["Capture", "Gradients", "GraphStepper", "capture_cuda", "one_by_one"]
+
+_log = logging.getLogger(__name__)
 
 _WARM_UP = 3  # runs before the capture, in which libraries choose their kernels and the optimizer makes its buffers
 
@@ -149,10 +152,24 @@ class _ReplayedNet(nn.Module):
             self._x = x.clone()
             with _on(x.device):
                 _warm_up(self._run, x.device)
-                self._logits, self._replay = self._capture(self._run)
+                self._logits, self._replay = self._try()
         self._x.copy_(x)
         self._replay()
         return self._logits.clone()  # the next batch's will be in its place
+
+    def _try(self) -> tuple[Tensor, Callable[[], None]]:
+        """Return the logits and what computes them anew; a pass that cannot be captured is taken each time."""
+        try:
+            return self._capture(self._run)
+        except RuntimeError as error:
+            reason = str(error).partition("\n")[0]
+            _log.warning("the victim's pass cannot be captured (%s); it runs eagerly", reason)
+            logits = self._run()
+
+            def run() -> None:
+                logits.copy_(self._run())
+
+            return logits, run
 
     def _run(self) -> Tensor:
         logits: Tensor = self.net(self._x)

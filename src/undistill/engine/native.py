@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import os
+import shlex
 import shutil
 import subprocess
 from functools import cache
@@ -22,9 +23,9 @@ _ATTEMPT_S = 120
 
 
 def find_compiler() -> str | None:
-    """Return the C compiler: what ``$CC`` names, else the first of cc, gcc and clang."""
-    names = [os.environ["CC"]] if os.environ.get("CC") else ["cc", "gcc", "clang"]
-    return next(filter(None, map(shutil.which, names)), None)
+    """Return the command of the C compiler: ``$CC`` where it is set, else the first of cc, gcc and clang there is."""
+    commands = [os.environ["CC"]] if os.environ.get("CC") else ["cc", "gcc", "clang"]
+    return next((command for command in commands if shutil.which(shlex.split(command)[0])), None)
 
 
 @cache
@@ -58,8 +59,8 @@ def _compile(compiler: str, source: Path, library: Path) -> None:
         library.parent.mkdir(parents=True, exist_ok=True)
         with TemporaryDirectory(dir=library.parent) as folder:
             object_file, made = Path(folder, "object.o"), Path(folder, library.name)
-            _run(compiler, *_FLAGS, "-c", str(source), "-o", str(object_file))
-            _run(compiler, "-shared", str(object_file), "-o", str(made))
+            _run(*shlex.split(compiler), *_FLAGS, "-c", str(source), "-o", str(object_file))
+            _run(*shlex.split(compiler), "-shared", str(object_file), "-o", str(made))
             made.replace(library)  # whole or not at all, whoever else compiles it now
     except OSError as error:
         raise RunError(f"{source.name} cannot be compiled: {error}") from None

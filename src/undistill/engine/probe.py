@@ -17,6 +17,7 @@ import torch
 from undistill.data.download import cache_dir
 from undistill.engine.config import Tuning
 from undistill.engine.device import processor
+from undistill.engine.native import find_compiler
 from undistill.errors import RunError
 from undistill.storage import write_json
 
@@ -126,7 +127,7 @@ def _warm(step: Step) -> Step:
 
 
 def _key(pinned: Tuning, what: tuple[Any, ...]) -> str:
-    machine = processor(), os.cpu_count(), torch.get_num_threads(), torch.__version__
+    machine = processor(), find_compiler(), os.cpu_count(), torch.get_num_threads(), torch.__version__
     return sha256(repr((machine, pinned.model_dump(), what)).encode()).hexdigest()[:16]
 
 

@@ -36,6 +36,7 @@ class Stack:
     """
 
     def __init__(self, nets: Sequence[nn.Module]) -> None:
+        self._nets = nets
         self._code = deepcopy(nets[0]).to("meta")  # a hook on one of the nets has nothing to do with the others
         self._weights = _side_by_side([dict(net.named_parameters()) for net in nets])
         self._statistics = _side_by_side([dict(net.named_buffers()) for net in nets])
@@ -49,21 +50,25 @@ class Stack:
 
     def expect(self, x: Tensor) -> None:
         """Begin a step, in which every part will be asked about these images (B, C, H, W)."""
-        self._x, self._answers, self.asked = x, tuple[Tensor, ...](), set[int]()
+        self._x, self._answers, self._pending, self.asked = x, tuple[Tensor, ...](), True, set[int]()
 
     def answer(self, which: int, x: Tensor) -> Tensor:
         """Return the answers (B, K) of one net.
 
         Raises:
             RuntimeError: It was asked before in this step, or about other images: the statistics of all would follow.
+                Or the pass failed for the net that was asked first.
         """
         if x is not self._x or which in self.asked:
             raise RuntimeError("an objective asks for more than its net's answers to the batch")
         self.asked.add(which)
-        if not self._answers:
+        if self._pending:
+            self._pending = False
             # Whoever replaces torch's functions, such as Winograd, knows nothing of vmap.
             with torch.enable_grad(), torch._C.DisableTorchFunction(), _slow_spots_ignored():
                 self._answers = self._forward(self._weights, self._statistics, x).unbind()
+        if not self._answers:
+            raise RuntimeError("the pass of the nets that are stacked failed")
         return self._answers[which]
 
     def backward(self, losses: Sequence[Tensor]) -> None:
@@ -73,6 +78,12 @@ class Stack:
         if losses:
             torch.autograd.backward(losses)
         self._answers = ()
+
+    def dissolve(self) -> None:
+        """Give each net memory of its own again; whoever keeps one would keep all."""
+        for net in self._nets:
+            for tensor in (*net.parameters(), *net.buffers()):
+                tensor.data, tensor.grad = tensor.data.clone(), None
 
     @contextmanager
     def statistics_kept(self) -> Iterator[None]:
@@ -123,13 +134,21 @@ class StackStepper:
         apart = [_with_model(_unmetered(learner), deepcopy(learner.nets.model)) for learner in learners]
         self._stack = Stack([learner.nets.model for learner in learners])
         self.learners = [_with_model(*pair) for pair in zip(learners, self._stack.parts, strict=True)]
-        self._prove(apart, batch)
+        try:
+            self._prove(apart, batch)
+        except Exception:
+            self.dissolve()
+            raise
 
     def __call__(self, batch: Batch, lrs: Sequence[float]) -> list[StepOutput | Exception]:
         """Train on a batch, each net at its learning rate; what stops one of them is returned in its place."""
         outputs = self._attempt(self.learners, batch)
         self._stack.backward([output.loss for output in outputs if isinstance(output, StepOutput)])
         return [_update(*each) for each in zip(self.learners, outputs, lrs, strict=True)]
+
+    def dissolve(self) -> None:
+        """Give each net memory of its own again; the stack is of no more use."""
+        self._stack.dissolve()
 
     def gradients(self, learners: Sequence[Learner], batch: Batch) -> list[StepOutput]:
         """Compute the losses of a batch and their gradients.

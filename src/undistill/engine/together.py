@@ -33,6 +33,8 @@ class Together:
             stepper = trainee.stepper
             alike = stepper.alike if isinstance(stepper, FastStepper) else None
             groups.setdefault(alike or trainee, []).append(trainee)
+        for alike in [alike for alike in self._stacks if len(groups.get(alike, ())) < 2]:
+            self._drop(alike)
         for alike, group in groups.items():
             for trainee, taken in zip(group, self._take(alike, group, batch), strict=True):
                 with trainee.turn():
@@ -60,10 +62,20 @@ class Together:
             return [error] * len(group)
 
     def _stack(self, alike: object, steppers: Sequence[FastStepper], tuning: Tuning, batch: Batch) -> FastSteps:
-        members, stack = self._stacks.pop(alike, ((), None))
-        if stack is None or members != steppers:
+        if alike in self._stacks and self._stacks[alike][0] != steppers:
+            self._drop(alike)
+        if alike not in self._stacks:
             stack = FastSteps([stepper.learner for stepper in steppers], tuning, batch)
             for stepper in steppers:
                 stepper.tuning = stack.tuning
-        self._stacks[alike] = steppers, stack
-        return stack
+            self._stacks[alike] = steppers, stack
+        return self._stacks[alike][1]
+
+    def close(self) -> None:
+        """Give all nets memory of their own again."""
+        for alike in list(self._stacks):
+            self._drop(alike)
+
+    def _drop(self, alike: object) -> None:
+        _, stack = self._stacks.pop(alike)
+        stack.dissolve()

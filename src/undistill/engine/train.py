@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 
@@ -141,7 +142,7 @@ def _stream(job: Job, data: Dataset, targets: Sequence[Images], device: torch.de
 
 def _train(trainees: Sequence[Trainee], loader: Stream) -> None:
     together = Together()
-    with stop_on_interrupt() as request:
+    with stop_on_interrupt() as request, closing(together):
         _each(trainees, Trainee.resume)
         while running := [trainee for trainee in trainees if trainee.outcome is None]:
             epoch = min(trainee.position.epoch for trainee in running)

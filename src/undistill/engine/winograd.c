@@ -285,7 +285,7 @@ void convolve(const float *x, const float *u, const float *bias, float *y, float
 void weight_gradient(const float *x, const float *dy, float *dw, float *scratch, long n, long h, long w, long c,
                      long k, long block, int threads) {
     shape in = {n, h, w, c}, out = {n, h, w, k};
-    long tiles = tiles_of(in), share = (tiles + threads - 1) / threads, size = POINTS * (block * (c + k) + c * k);
+    long tiles = tiles_of(in), share = tiles / threads + 1, size = POINTS * (block * (c + k) + c * k);
     int parts = (tiles + share - 1) / share;
 #pragma omp parallel num_threads(threads)
     {

@@ -25,6 +25,7 @@ __all__ = ["Winograd", "conv3x3", "conv3x3_weight"]
 
 _CHANNELS = 16  # a multiple of them fills the vector registers
 _POINTS = 36
+_SCRATCH = 2**27  # numbers, half a GiB: wide layers are for fewer threads
 _TILES = 48  # at a time: as many as stay in the cache
 
 
@@ -97,7 +98,11 @@ def conv3x3_weight(x: Tensor, grad: Tensor) -> Tensor:
     x, grad = (t.contiguous(memory_format=torch.channels_last) for t in (x, grad))
     (n, c, h, w), k, threads = x.shape, grad.shape[1], torch.get_num_threads()
     panels = x.new_empty((3, 3, k // _lanes(), c, _lanes()))
-    scratch = x.new_empty(threads * _POINTS * (_TILES * (c + k) + c * k))
+    if n == 0:
+        return x.new_zeros((k, 3, 3, c)).permute(0, 3, 1, 2)
+    a_thread = _POINTS * (_TILES * (c + k) + c * k)
+    threads = max(1, min(threads, _SCRATCH // a_thread))
+    scratch = x.new_empty(threads * a_thread)
     _library().weight_gradient(
         x.data_ptr(), grad.data_ptr(), panels.data_ptr(), scratch.data_ptr(), *(n, h, w, c, k, _TILES, threads)
     )
@@ -148,12 +153,12 @@ def _like(x: Tensor, channels: int) -> Tensor:
     return x.new_empty((n, h, w, channels)).permute(0, 3, 1, 2)
 
 
-def _operands(x: Tensor, weight: Tensor, bias: Tensor | None = None, *_: Any, **__: Any) -> Any:
-    return x, weight, bias
+def _operands(input: Tensor, weight: Tensor, bias: Tensor | None = None, *_: Any, **__: Any) -> Any:
+    return input, weight, bias
 
 
 def _fits(
-    x: Any,
+    input: Any,
     weight: Any,
     bias: Any = None,
     stride: Any = 1,
@@ -165,11 +170,13 @@ def _fits(
         tuple(weight.shape[2:]) == (3, 3)
         and _pair(stride) == _pair(padding) == _pair(dilation) == (1, 1)
         and groups == 1
-        and x.ndim == 4
+        and input.ndim == 4
+        and input.numel() > 0
         and weight.shape[0] % _CHANNELS == weight.shape[1] % _CHANNELS == 0
-        and x.dtype == weight.dtype == torch.float32
-        and x.device.type == weight.device.type == "cpu"
-        and x.is_contiguous(memory_format=torch.channels_last)
+        and (bias is None or bias.shape == weight.shape[:1])
+        and all(t.dtype == torch.float32 and t.device.type == "cpu" for t in (input, weight, bias) if t is not None)
+        and not torch.is_autocast_enabled("cpu")
+        and input.is_contiguous(memory_format=torch.channels_last)
     )
 
 
