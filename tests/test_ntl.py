@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from pathlib import Path
 from typing import Any
@@ -20,14 +21,18 @@ from undistill.errors import RecipeError, UnknownNameError
 from undistill.functional.mmd import mmd
 from undistill.models import build_model
 from undistill.models.features import logits_and_features, logits_and_output
-from undistill.recipe import Recipe, make_recipe
+from undistill.recipe import Recipe, load_recipe, make_recipe
 from undistill.registry import Spec
 from undistill.run import Run, Workspace
 from undistill.studies.areas import area, draw_areas
-from undistill.studies.changes import Changes
+from undistill.studies.changes import Changes, adapt
+from undistill.studies.curves import Line, Panel
+from undistill.studies.formats import banner, make_section, section_markdown, to_html
 from undistill.studies.ntl import make_table
 from undistill.studies.ntl_figure import SHIFTS, ntl_figure, shift_towards
+from undistill.studies.ntl_ownership import OwnershipStudy, Suspect, ntl_ownership
 from undistill.studies.ntl_removal import ntl_removal
+from undistill.studies.study import Request, load_studies
 
 CPU = torch.device("cpu")
 FRAME = Frame(10, 1, 8, (0.5,), (0.5,))
@@ -253,6 +258,10 @@ def test_targets_train_another_net_than_none(tmp_path: Path):
     assert one.result["weights_sha256"] != other.result["weights_sha256"]
 
 
+def line_of(panel: Panel, name: str) -> Line:
+    return next(line for line in panel.lines if line.name == name)
+
+
 class TestStudies:
     def test_rows(self):
         table = make_table(seeds=2, changes=Changes())
@@ -298,6 +307,7 @@ class TestStudies:
         found = rows["mnist-to-usps"]["usps"]
         assert found["difference"] == found["mean"] - rows["mnist-supervised"]["usps"]["mean"]
         areas = figure.evaluate(workspace, {}, tmp_path / "cache")
+        assert areas == json.loads(json.dumps(areas))
         assert [panel["name"] for panel in areas["panels"]] == [
             "mnist-supervised",
             "mnist-to-mnist_m",
@@ -325,10 +335,131 @@ class TestStudies:
             for line in panel.lines:
                 for point in line.points:
                     (recipe,) = point.recipes
-                    assert isinstance(recipe.victim, Recipe)
-                    assert bool(recipe.victim.targets) == (line.against == "nasty")
                     assert point.reference is not None
+                    if line.against is None:
+                        assert recipe.victim is None
+                        assert recipe.epochs == line_of(panel, "kd-nasty").points[0].recipes[0].epochs
+                    else:
+                        assert isinstance(recipe.victim, Recipe)
+                        assert bool(recipe.victim.targets) == (line.against == "nasty")
                     assert point.reference.recipes[0].hash in {step.hash for step in plan.steps}
+
+    def test_area_over_seeds(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+        def fake(run: Run, data: Any, test: Any, shifts: Any, workspace: Any) -> dict[str, Any]:
+            return {"accuracies": [[80.0 if run.recipe.seed else 20.0] * 9 for _ in shifts]}
+
+        monkeypatch.setattr("undistill.studies.ntl_figure._measure", fake)
+        study = ntl_figure(seeds=2, changes=Changes(smoke=True))
+        workspace = Workspace(tmp_path / "runs")
+        first, second = ([recipe for recipe in study.recipes if recipe.seed == seed] for seed in (0, 1))
+        assert len(first) == len(second) == 3
+        for each in first:
+            workspace.run(each)
+        alone = ntl_figure(seeds=1, changes=Changes(smoke=True)).evaluate(workspace, {}, tmp_path / "cache")
+        assert [(panel["area"], panel["half_width"]) for panel in alone["panels"]] == [(0.0, None)] * 3
+        lost = study.evaluate(workspace, {}, tmp_path / "cache")
+        assert lost["failed"]
+        assert lost["notes"][0] == "Failed: MNIST, as usual, seed 1: not run"
+        for each in second:
+            workspace.run(each)
+        for panel in study.evaluate(workspace, {}, tmp_path / "cache")["panels"]:
+            assert panel["areas"] == {"0": 0.0, "1": 1.0}
+            assert panel["area"] == 0.5
+            assert panel["half_width"] == pytest.approx(12.7062 / 2, rel=1e-4)  # t of one degree of freedom
+            assert panel["accuracies"] == [[50.0] * 9] * 10
+
+
+class TestOwnership:
+    def test_the_nets(self):
+        study = ntl_ownership(seeds=2, changes=Changes(data={"mnist": "digits(subset=200)"}))
+        assert study.clean == "digits(channels=3, image_size=28, subset=200)"
+        assert load_dataset(study.patched).train.x.shape == (200, 3, 28, 28)
+        assert study.rows[:5] == ("usual", "usual-all-0.01", "usual-all-0.1", "usual-last-0.01", "usual-last-0.1")
+        assert len(study.suspects) == 14
+        for suspect in study.suspects:
+            for seed, recipe in enumerate(suspect.recipes):
+                assert recipe.seed == seed
+                owner = recipe.victim if isinstance(recipe.victim, Recipe) else recipe
+                assert owner.targets == ((study.patched,) if suspect.marked else ())
+                assert owner.seed == seed
+        last = next(suspect for suspect in study.suspects if suspect.name == "marked-last-0.1").recipes[0]
+        assert last.method == "finetune(layers='last')"
+        assert Spec.parse(last.data).kwargs["subset"] == 20
+        only = study.pick(lambda *names: "marked" in names)
+        assert only is not None
+        assert only.rows == ("marked",)
+
+    def test_gaps_and_verdicts(self, tmp_path: Path):
+        level = "digits(channels=1, subset=300, test_subset=200)"
+        patched = f"patched(level=60, of={level!r})"
+        marked = recipe(method="ntl(alpha=1.0, beta=0.5, loss_clamp=10.0)", targets=[patched])
+        suspects = (Suspect("usual", "Usual", False, (recipe(),)), Suspect("marked", "Marked", True, (marked,)))
+        study = OwnershipStudy("ntl_ownership", "Whose?", 1, Changes(), level, patched, suspects)
+        workspace = Workspace(tmp_path / "runs")
+        assert study.evaluate(workspace, {}, tmp_path / "cache")["failed"]
+        runs = {suspect.name: workspace.run(suspect.recipes[0]) for suspect in suspects}
+        part = study.evaluate(workspace, {}, tmp_path / "cache")
+        assert not part["failed"]
+        for row in part["rows"]:
+            found = ownership(runs[row["name"]].load_model(), load_dataset(level), level=60)
+            cells = row["cells"]
+            assert cells["clean"]["mean"] == found["clean"]
+            assert cells["patched"]["mean"] == found["patched"]
+            assert cells["patched"]["difference"] == pytest.approx(-found["gap"])
+            assert row["gaps"]["0"] == pytest.approx(found["gap"])
+            assert row["shows"]["0"] == (found["gap"] >= 20)
+        usual, owners = part["rows"]
+        assert (usual["shows"]["0"], owners["shows"]["0"]) == (False, True)
+        assert "Marked: it shows in 1 of 1 seeds." in part["notes"]
+        assert any(f"at most {usual['gaps']['0']:.2f} points" in note for note in part["notes"])
+
+    def test_smoke(self, tmp_path: Path):
+        (study,) = load_studies(
+            "ntl_ownership", changes=Changes(smoke=True), only=["usual", "marked", "marked-reinit_last-0.5"]
+        )
+        workspace = Workspace(tmp_path / "runs")
+        for each in study.recipes:
+            workspace.run(each)
+        part = study.evaluate(workspace, {}, tmp_path / "cache")
+        assert not part["failed"]
+        assert part == json.loads(json.dumps(part))
+        request = Request("ntl_ownership", changes=Changes(smoke=True))
+        page = to_html({"request": request.to_json(), "undistill": "0", "provenance": {}, "parts": [part]}, {})
+        assert "What we measured" in page
+        assert "The paper, and ours" not in page
+        table = section_markdown(make_section(part))
+        assert "| Net with the mark, fine-tuned on 50 %, all layers, last one new |" in table
+
+
+class TestLabels:
+    """There is no paper's protocol behind these studies: they must not be called a reduced one."""
+
+    def test_data_of_ones_own(self):
+        request = Request("ntl", changes=Changes(data={"usps": "npz(path='usps.npz')"}))
+        assert request.folder == "ntl-changed"
+        assert banner(request).startswith("Changed: usps replaced by npz(path='usps.npz'). The protocol")
+        assert "educed" not in banner(request)
+        assert banner(Request("ntl")) == ""
+        assert Request("ntl").folder == "ntl"
+        assert "cannot be compared" in banner(Request("ntl", changes=Changes(smoke=True)))
+
+    def test_the_papers_studies_stay_reduced(self):
+        changes = Changes(data={"cifar10": "digits"})
+        for study in ("table1", "figure4", "all"):
+            request = Request(study, changes=changes)
+            assert request.folder == f"{study}-reduced"
+            assert banner(request).startswith("Reduced: cifar10 replaced by digits. Not the paper's protocol")
+
+
+def test_changes_replace_data_in_targets():
+    changes = Changes(data={"mnist_m": "npz(path='m.npz', image_size=28, channels=3)", "mnist": "npz(path='a.npz')"})
+    adapted = adapt(load_recipe("ntl/kd"), changes)
+    assert adapted.data == "npz(channels=3, image_size=28, path='m.npz', subset=0.1)"
+    assert isinstance(adapted.victim, Recipe)
+    assert adapted.victim.targets == ("npz(channels=3, image_size=28, path='m.npz')",)
+    (patched,) = adapt(load_recipe("ntl/patch"), changes).targets
+    assert Spec.parse(patched) == Spec("patched", {"of": "npz(path='a.npz', subset=20000)"})
+    assert adapt(load_recipe("ntl/target"), Changes(epochs=1)).targets == load_recipe("ntl/target").targets
 
 
 class TestArea:

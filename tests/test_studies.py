@@ -456,9 +456,9 @@ def test_what_is_not_the_paper_says_so_on_top(finished: tuple[Path, Reproduction
     for file in ("tables.md", "tables.tex", "index.html"):
         assert "cannot be compared with the paper" in (folder / file).read_text()
     reduced = Changes(data={"cifar10": "x.npz"}, epochs=5, width=0.25)
-    assert "cifar10 replaced by x.npz, 5 epochs, nets of width 0.25" in banner(reduced)
-    assert banner(Changes()) == banner(Changes(profile="fast")) == ""
-    assert banner(Changes(profile="turbo")).startswith("Turbo: ")
+    assert "cifar10 replaced by x.npz, 5 epochs, nets of width 0.25" in banner(Request("table1", changes=reduced))
+    assert banner(Request("table1")) == banner(Request("table1", changes=Changes(profile="fast"))) == ""
+    assert banner(Request("table1", changes=Changes(profile="turbo"))).startswith("Turbo: ")
 
 
 def test_profiles_have_folders_of_their_own() -> None:

@@ -131,7 +131,7 @@ def print_study(content: Mapping[str, Any], folder: Path, *, as_json: bool) -> N
         for note in section.notes:
             typer.echo(note)
         typer.echo()
-    warning = banner(Request.from_json(content["request"]).changes)
+    warning = banner(Request.from_json(content["request"]))
     if warning:
         typer.secho(warning, fg=typer.colors.YELLOW)
     typer.echo(page)

@@ -42,8 +42,9 @@ def draw_areas(part: Mapping[str, Any]) -> Figure:
     """Return one disc a panel, the source in its center, colored by accuracy; a line where that falls below a half.
 
     Args:
-        part: Of kind ``areas``: ``directions`` (labels), ``radii``, ``panels`` with ``title``, ``area`` (a share) and
-            ``accuracies`` (percent, by direction and radius), and ``source``, its label.
+        part: Of kind ``areas``: ``directions`` (labels), ``radii``, ``panels`` with ``title``, ``area`` (a share), its
+            ``half_width`` (None for one seed) and ``accuracies`` (percent, by direction and radius), and ``source``,
+            its label.
     """
     panels, radii = part["panels"], np.array(part["radii"])
     figure = Figure(figsize=(_PANEL * len(panels), _PANEL + _FOOT), dpi=200, layout="constrained")
@@ -51,7 +52,8 @@ def draw_areas(part: Mapping[str, Any]) -> Figure:
     axes = figure.subplots(1, len(panels), squeeze=False, subplot_kw={"projection": "polar"})[0]
     for spot, panel in zip(axes, panels, strict=True):
         _disc(spot, np.array(panel["accuracies"]), radii, part["directions"])
-        spot.set_title(f"{panel['title']}\n{100 * panel['area']:.0f} % of the disc usable", fontsize=8, pad=10)
+        spread = "" if panel["half_width"] is None else f" ± {100 * panel['half_width']:.0f}"
+        spot.set_title(f"{panel['title']}\n{100 * panel['area']:.0f}{spread} % of the disc usable", fontsize=8, pad=10)
     bar = figure.colorbar(
         ScalarMappable(Normalize(0, 100), _COLORS),
         ax=list(axes),

@@ -115,6 +115,7 @@ def adapt(recipe: Recipe, changes: Changes) -> Recipe:
     for key in ("adversary", "victim"):
         if isinstance(fields[key], Recipe):
             fields[key] = adapt(fields[key], changes)
+    fields["targets"] = tuple(_replace_data(target, changes) for target in recipe.targets)
     label = recipe.name or f"{Spec.parse(recipe.method).name}-{model.name}"
     data = _replace_data(recipe.data, changes)
     return make_recipe({**fields, "data": data, "name": f"{changes.label}-{label}", "folder": None})
@@ -123,6 +124,8 @@ def adapt(recipe: Recipe, changes: Changes) -> Recipe:
 def _replace_data(data: str, changes: Changes) -> str:
     """Return what stands in for a data set of the paper; a share of that for a share of this."""
     asked = Spec.parse(data)
+    if "of" in asked.kwargs:  # a set that is made of another
+        return str(Spec(asked.name, {**asked.kwargs, "of": _replace_data(asked.kwargs["of"], changes)}))
     given = _SMOKE_DATA if changes.smoke else (changes.data or {}).get(asked.name)
     if given is None:
         return data

@@ -19,7 +19,6 @@ from undistill._version import __version__
 from undistill.functional import Interval
 from undistill.reporting.wording import signed, value
 from undistill.studies.cells import COLLAPSED, DISAGREES, Cell
-from undistill.studies.changes import Changes
 from undistill.studies.plots import drawable
 from undistill.studies.study import Part, Request
 
@@ -138,8 +137,9 @@ class Section:
     notes: tuple[str, ...]
 
 
-def banner(changes: Changes) -> str:
-    """Return what must stand above numbers that were not made by the paper's protocol; empty if they were."""
+def banner(request: Request) -> str:
+    """Return what must stand above numbers that were not made by a study's own protocol; empty if they were."""
+    changes = request.changes
     if changes.smoke:
         return (
             "Smoke: tiny nets on a few images of handwritten digits. It shows that the program works; the numbers "
@@ -151,6 +151,8 @@ def banner(changes: Changes) -> str:
     parts += ["the turbo protocol, which is shorter"] if changes.profile == "turbo" else []
     if not parts:
         return ""
+    if not request.of_paper:
+        return f"Changed: {', '.join(parts)}. The protocol that this changes is our own: no paper prints its numbers."
     kind = "Turbo" if changes.label == "turbo" else "Reduced"
     return f"{kind}: {', '.join(parts)}. Not the paper's protocol; its numbers are there for orientation."
 
@@ -173,7 +175,7 @@ def make_section(part: Part) -> Section:
 def to_markdown(content: Mapping[str, Any]) -> str:
     """Write a study as GitHub Markdown: each row, and the paper's below it."""
     request = Request.from_json(content["request"])
-    warning = banner(request.changes)
+    warning = banner(request)
     blocks = [f"**{markdown_text(warning)}**"] if warning else []
     blocks += [f"`{request.command}`: {markdown_text(summary(content))}."]
     blocks += [section_markdown(make_section(part)) for part in content["parts"]]
@@ -204,7 +206,7 @@ def section_markdown(section: Section, *, level: int = 2, folder: str = "") -> s
 
 def to_tex(content: Mapping[str, Any]) -> str:
     """Write a study as LaTeX; it needs the packages booktabs and graphicx."""
-    warning = banner(Request.from_json(content["request"]).changes)
+    warning = banner(Request.from_json(content["request"]))
     floats = []
     for section in map(make_section, content["parts"]):
         caption = " ".join(filter(None, [warning, f"{section.heading} of the paper: {section.title}."]))
@@ -266,8 +268,9 @@ def to_html(content: Mapping[str, Any], pictures: Mapping[str, str]) -> str:
     return environment.get_template("study.html").render(
         sections=[make_section(part) for part in content["parts"]],
         pictures=pictures,
-        banner=banner(request.changes),
-        label="" if request.changes.label == "paper" else f" ({request.changes.label})",
+        banner=banner(request),
+        of_paper=request.of_paper,
+        label="" if request.label == "paper" else f" ({request.label})",
         command=request.command,
         summary=summary(content),
         provenance=provenance,

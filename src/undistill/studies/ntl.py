@@ -7,7 +7,7 @@ References:
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -28,7 +28,7 @@ from undistill.studies.study import STUDIES, Keep, Part, Study
 if TYPE_CHECKING:
     from undistill.studies.executors import Failure
 
-__all__ = ["LABELS", "DomainNet", "NTLStudy", "domains", "make_table", "measure", "recipe_of"]
+__all__ = ["LABELS", "DomainNet", "NTLStudy", "domain_cell", "domains", "make_table", "measure", "recipe_of"]
 
 _FORMAT = {"image_size": 28, "channels": 3}
 _DOMAINS = {
@@ -100,9 +100,9 @@ class NTLStudy(Study):
     def evaluate(self, workspace: Workspace, failures: Mapping[str, Failure], cache: Path) -> Part:
         """Return a part of kind ``table``: a row a net, a column a domain; the differences are to the usual net."""
         cells = {
-            (net.name, domain): self._cell(net, domain, workspace, failures, cache)
+            (net.name, domain): domain_cell(net.recipes, spec, workspace, failures, cache)
             for net in self.nets
-            for domain in self.domains
+            for domain, spec in self.domains.items()
         }
         usual = {net.source: net.name for net in reversed(self.nets) if net.name.endswith("-supervised")}
         for net in self.nets:
@@ -136,20 +136,30 @@ class NTLStudy(Study):
             "failed": any(cell["failures"] for cell in cells.values()),
         }
 
-    def _cell(
-        self, net: DomainNet, domain: str, workspace: Workspace, failures: Mapping[str, Failure], cache: Path
-    ) -> Cell:
-        cell = make_cell(net.recipes, workspace, failures)
-        runs = {str(recipe.seed): run for recipe in net.recipes if (run := workspace.find(recipe)) is not None}
-        values = {seed: measure(run, self.domains[domain], workspace, cache) for seed, run in runs.items()}
-        found = mean_interval([value["accuracy"] for value in values.values()]) if values else None
-        return {
-            **cell,
-            "values": {seed: value["accuracy"] for seed, value in values.items()},
-            "mean": found.mean if found else None,
-            "half_width": found.half_width if found else None,
-            "collapsed_seeds": [int(seed) for seed, value in values.items() if value["collapsed"]],
-        }
+
+def domain_cell(
+    recipes: Sequence[Recipe], domain: str, workspace: Workspace, failures: Mapping[str, Failure], cache: Path
+) -> Cell:
+    """Return what nets say on the test set of a domain, which need not be the one that they were trained on.
+
+    Args:
+        recipes: One a seed.
+        domain: Spec of the domain.
+        workspace: Where their runs are.
+        failures: Why runs have no result, by hash.
+        cache: Folder for what was measured before.
+    """
+    cell = make_cell(recipes, workspace, failures)
+    runs = {str(recipe.seed): run for recipe in recipes if (run := workspace.find(recipe)) is not None}
+    values = {seed: measure(run, domain, workspace, cache) for seed, run in runs.items()}
+    found = mean_interval([value["accuracy"] for value in values.values()]) if values else None
+    return {
+        **cell,
+        "values": {seed: value["accuracy"] for seed, value in values.items()},
+        "mean": found.mean if found else None,
+        "half_width": found.half_width if found else None,
+        "collapsed_seeds": [int(seed) for seed, value in values.items() if value["collapsed"]],
+    }
 
 
 def measure(run: Run, domain: str, workspace: Workspace, cache: Path) -> dict[str, Any]:

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional as F
@@ -24,11 +25,12 @@ from undistill.data import load_dataset
 from undistill.data.dataset import Dataset, Images
 from undistill.engine.device import exact_arithmetic, pick_device
 from undistill.engine.evaluate import evaluate, predict
+from undistill.functional import mean_interval
 from undistill.recipe import Recipe
 from undistill.run import Run, Workspace
 from undistill.studies.areas import area
 from undistill.studies.changes import Changes
-from undistill.studies.ntl import LABELS, NTLStudy, make_table
+from undistill.studies.ntl import LABELS, DomainNet, NTLStudy, make_table
 from undistill.studies.pair import remember
 from undistill.studies.study import STUDIES, Part, Study
 
@@ -107,7 +109,7 @@ def shift_towards(source: Images, target: Images) -> Shift:
 
 @dataclass(frozen=True)
 class AreaStudy(Study):
-    """Three nets of one source, each of seed 0, and the images around it.
+    """Three kinds of nets of one source, and the images around it.
 
     Attributes:
         table: Study ``ntl``, whose nets these are.
@@ -120,16 +122,17 @@ class AreaStudy(Study):
     closed: str
 
     @property
-    def panels(self) -> dict[str, Recipe]:
-        """The recipes by the names of their rows in the table."""
+    def panels(self) -> tuple[DomainNet, ...]:
+        """Their rows in the table."""
         names = (f"{self.source}-supervised", f"{self.source}-to-{self.closed}", f"{self.source}-source-only")
-        found = {net.name: net.recipes[0] for net in self.table.nets}
-        return {name: found[name] for name in names}
+        found = {net.name: net for net in self.table.nets}
+        return tuple(found[name] for name in names)
 
     @property
     def recipes(self) -> Iterator[Recipe]:
-        """The three nets."""
-        yield from self.panels.values()
+        """The nets of the three kinds."""
+        for net in self.panels:
+            yield from net.recipes
 
     @property
     def data(self) -> Iterator[str]:
@@ -138,20 +141,23 @@ class AreaStudy(Study):
 
     def evaluate(self, workspace: Workspace, failures: Mapping[str, Failure], cache: Path) -> Part:
         """Return a part of kind ``areas``; see ``areas.draw_areas``."""
-        labels = {net.name: net.label for net in self.table.nets}
-        runs = {name: run for name, recipe in self.panels.items() if (run := workspace.find(recipe)) is not None}
+        nets = {net.name: {r.seed: workspace.find(r) for r in net.recipes} for net in self.panels}
+        runs = {name: {seed: run for seed, run in found.items() if run is not None} for name, found in nets.items()}
         part: Part = {
             "kind": "areas",
             "name": self.name,
             "title": self.title,
-            "seeds": 1,
+            "seeds": self.seeds,
             "errata": [],
-            "runs": {name: run.folder.name for name, run in runs.items()},
+            "runs": {name: {str(seed): run.folder.name for seed, run in own.items()} for name, own in runs.items()},
         }
-        lost = [name for name in self.panels if name not in runs]
+        lost = [(net.label, recipe) for net in self.panels for recipe in net.recipes if not nets[net.name][recipe.seed]]
         if lost:
-            reasons = (failures.get(self.panels[name].hash) for name in lost)
-            notes = [f"Failed: {labels[n]}: {r.reason if r else 'not run'}" for n, r in zip(lost, reasons, strict=True)]
+            reasons = (failures.get(recipe.hash) for _, recipe in lost)
+            notes = [
+                f"Failed: {label}, seed {recipe.seed}: {reason.reason if reason else 'not run'}"
+                for (label, recipe), reason in zip(lost, reasons, strict=True)
+            ]
             return {**part, "notes": notes, "failed": True}
         data = load_dataset(self.table.domains[self.source])
         others = {name: load_dataset(spec) for name, spec in self.table.domains.items() if name != self.source}
@@ -160,8 +166,8 @@ class AreaStudy(Study):
             **{f"to {LABELS.get(name, name)}": shift_towards(test, other.test) for name, other in others.items()},
             **SHIFTS,
         }
-        panels = []
-        for name, run in runs.items():
+
+        def measured(run: Run) -> list[list[float]]:
             key = {
                 "undistill": __version__,
                 "weights": run.result["weights_sha256"],
@@ -169,12 +175,28 @@ class AreaStudy(Study):
                 "radii": list(_RADII),
                 "shifts": list(shifts),
             }
-            found = remember(cache, self.name, key, lambda run=run: _measure(run, data, test, shifts, workspace))  # type: ignore[misc]
-            reach = area(found["accuracies"], _RADII)
-            panels.append({"name": name, "title": labels[name], "area": round(reach, 4), **found})
+            found = remember(cache, self.name, key, lambda: _measure(run, data, test, shifts, workspace))
+            rows: list[list[float]] = found["accuracies"]
+            return rows
+
+        panels = []
+        for net in self.panels:
+            found = {str(seed): measured(run) for seed, run in runs[net.name].items()}
+            areas = {seed: round(area(rows, _RADII), 4) for seed, rows in found.items()}
+            reach = mean_interval(areas.values())
+            panels.append(
+                {
+                    "name": net.name,
+                    "title": net.label,
+                    "area": reach.mean,
+                    "half_width": reach.half_width,
+                    "areas": areas,
+                    "accuracies": np.mean(list(found.values()), axis=0).round(4).tolist(),
+                }
+            )
         return {
             **part,
-            "source": labels[f"{self.source}-supervised"].partition(",")[0],
+            "source": LABELS.get(self.source, self.source),
             "directions": list(shifts),
             "radii": list(_RADII),
             "panels": panels,
@@ -188,8 +210,12 @@ class AreaStudy(Study):
             "towards another domain is images of that domain. Usable: at least half of the answers are right."
         )
         for panel in panels:
-            yield f"{panel['title']}: usable on {100 * panel['area']:.1f} % of the disc."
-        yield "One net of each kind, of seed 0 (n=1)."
+            spread = "" if panel["half_width"] is None else f" ± {100 * panel['half_width']:.1f}"
+            yield f"{panel['title']}: usable on {100 * panel['area']:.1f}{spread} % of the disc."
+        if self.seeds == 1:
+            yield "One net of each kind, of seed 0 (n=1)."
+        else:
+            yield f"Means over {self.seeds} seeds; ± 95 % interval (Student's t)."
 
 
 def _measure(
@@ -213,7 +239,7 @@ def _measure(
 @STUDIES.register("ntl_figure")
 def ntl_figure(*, seeds: int, changes: Changes) -> AreaStudy:
     """Return the figure: MNIST, closed to MNIST-M, closed to all."""
-    table = make_table(seeds=1, changes=changes)
+    table = make_table(seeds=seeds, changes=changes)
     return AreaStudy(
-        "ntl_figure", "Where around MNIST a net still works, as measured", 1, changes, table, "mnist", "mnist_m"
+        "ntl_figure", "Where around MNIST a net still works, as measured", seeds, changes, table, "mnist", "mnist_m"
     )

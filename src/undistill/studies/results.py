@@ -68,7 +68,7 @@ def collect(
         "undistill": __version__,
         "study": request.study,
         "request": request.to_json(),
-        "kind": request.changes.label,
+        "kind": request.label,
         "changes": request.changes.describe(),
         "seeds": request.seeds,
         "provenance": _provenance(run for run in runs if run is not None),

@@ -55,8 +55,8 @@ def _study(name: str, content: Mapping[str, Any], link: str) -> Iterator[str]:
     request = Request.from_json(content["request"])
     yield f"## {name}"
     yield f"```\n{request.command}\n```"
-    if banner(request.changes):
-        yield f"**{markdown_text(banner(request.changes))}**"
+    if banner(request):
+        yield f"**{markdown_text(banner(request))}**"
     yield f"{summary(content)}. {_links(link, 'index.html', 'study.json', 'tables.csv')}."
     for part in content["parts"]:
         yield section_markdown(make_section(part), level=3, folder=link)

@@ -31,6 +31,8 @@ Part = dict[str, Any]
 (sentences), ``errata`` and ``failed``, a part has what its kind needs.
 """
 
+_PRINTED = ("table", "figure")  # what the names of the studies begin with that the paper prints
+
 Keep = Callable[..., bool]
 """Tells whether something that goes by one or several names was asked for."""
 
@@ -103,9 +105,8 @@ STUDIES: Registry[StudyFactory] = Registry("study", "undistill.studies")
 
 def list_studies() -> tuple[str, ...]:
     """Return the names of all studies: the tables, the figures, and what else there is."""
-    order = ("table", "figure")
     names = STUDIES.names()
-    return tuple(sorted(names, key=lambda name: next((i for i, o in enumerate(order) if name.startswith(o)), 2)))
+    return tuple(sorted(names, key=lambda name: next((i for i, o in enumerate(_PRINTED) if name.startswith(o)), 2)))
 
 
 def load_studies(
@@ -170,9 +171,19 @@ class Request:
     changes: Changes = PAPER
 
     @property
+    def of_paper(self) -> bool:
+        """Whether the protocol is the paper's, as of its tables and figures; any other study has one of our own."""
+        return self.study == "all" or self.study.startswith(_PRINTED)
+
+    @property
+    def label(self) -> str:
+        """The label of the changes; ``changed`` in place of ``reduced`` where the protocol is our own."""
+        return self.changes.label if self.of_paper else self.changes.label.replace("reduced", "changed")
+
+    @property
     def folder(self) -> str:
         """Name of the folder of what comes out."""
-        return self.study if self.changes.label == "paper" else f"{self.study}-{self.changes.label}"
+        return self.study if self.label == "paper" else f"{self.study}-{self.label}"
 
     @property
     def command(self) -> str:
