@@ -105,6 +105,7 @@ def plot_scaling(found: dict[str, Any], folder: Path) -> Path:
     Seconds are on a logarithmic scale, on which what grows in proportion is parallel to the dashed line.
     """
     from matplotlib.figure import Figure
+    from matplotlib.ticker import LogLocator
 
     axes = list(dict.fromkeys(row["axis"] for row in found["rows"]))
     figure = Figure(figsize=(3 * len(axes), 5), layout="constrained")
@@ -121,6 +122,9 @@ def plot_scaling(found: dict[str, Any], folder: Path) -> Path:
         lower.minorticks_off()
     seconds = [row["seconds"] for row in found["rows"]]
     panels[0, 0].set(ylabel="seconds an epoch", ylim=(min(seconds) / 1.5, max(seconds) * 1.5))
+    panels[0, 0].yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    panels[0, 0].yaxis.set_major_formatter("{x:g}")
+    panels[0, 0].yaxis.set_minor_formatter("")
     panels[0, 0].legend(loc="upper left", frameon=False)
     panels[1, 0].set(ylabel="peak memory, MB", ylim=(0, 1.1 * max(row["memory_mb"] for row in found["rows"])))
     folder.mkdir(parents=True, exist_ok=True)
