@@ -7,6 +7,7 @@ import json
 import math
 import os
 import platform
+import re
 import resource
 import subprocess
 import sys
@@ -157,6 +158,12 @@ def test_attack_of_nobody(tmp_path: Path):
 # --- what a result says
 
 
+def processor() -> str:
+    cpuinfo = Path("/proc/cpuinfo")
+    named = re.search(r"^model name\s*: (.*)$", cpuinfo.read_text() if cpuinfo.exists() else "", re.MULTILINE)
+    return named[1] if named else platform.processor() or platform.machine()
+
+
 def test_result(teacher: Run):
     data, result = load_dataset(DATA), teacher.result
     assert json.loads((teacher.folder / "result.json").read_text()) == result
@@ -182,7 +189,7 @@ def test_result(teacher: Run):
         "torch": torch.__version__,
         "python": platform.python_version(),
         "device": "cpu",
-        "device_name": platform.machine(),
+        "device_name": processor(),
         "threads": torch.get_num_threads(),
         "profile": "exact",
         "seed": 0,
