@@ -63,8 +63,6 @@ def rows(text: str) -> list[list[str]]:
 
 def test_docs_page_is_what_the_generator_writes() -> None:
     folder, page = ROOT / "results" / "bench", ROOT / "docs" / "measured-speed.md"
-    if not folder.is_dir() and not page.exists():
-        pytest.skip("no measurements in results/bench")
     assert page.read_text(encoding="utf-8") == speed_page(folder, page), (
         "run: python -m undistill.bench.page results/bench docs/measured-speed.md"
     )

@@ -143,6 +143,18 @@ def test_the_mode_leaves_mistakes_to_torch(bias: Tensor, calls: list[Any]):
     assert not calls
 
 
+def test_channels_that_it_cannot_take_are_refused():
+    x, weight, _ = tensors(2, 16, 16, 8, 8)
+    with pytest.raises(ValueError, match="multiples of 16, got 16 in and 8 out"):
+        conv3x3(x, weight[:8], None)
+    with pytest.raises(ValueError, match="multiples of 16, got 8 in and 16 out"):
+        winograd.conv3x3_weight(x[:, :8], x)
+    with pytest.raises(ValueError, match="32 channels, the weight is for 16"):
+        conv3x3(torch.cat([x, x], 1), weight, None)
+    with Winograd(), pytest.raises(RuntimeError, match="to have 16 channels"):  # torch's own words
+        F.conv2d(torch.cat([x, x], 1).contiguous(memory_format=torch.channels_last), weight, padding=1)
+
+
 def test_the_mode_leaves_half_precision_to_autocast(calls: list[Any]):
     x, weight, bias = tensors(2, 16, 16, 8, 8)
     with Winograd(), torch.autocast("cpu", dtype=torch.bfloat16):

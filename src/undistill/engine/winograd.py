@@ -65,9 +65,15 @@ def conv3x3(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     Returns:
         (B, K, H, W), ``channels_last``. It differs from a direct convolution by a few 1e-6 of its norm. Its gradients
         are such convolutions too, so that it has derivatives of any order.
+
+    Raises:
+        ValueError: The channels are not such multiples, or the weight is for other channels.
     """
     x = x.contiguous(memory_format=torch.channels_last)
     (n, c, h, w), k, threads = x.shape, weight.shape[0], torch.get_num_threads()
+    _check(c, k)
+    if weight.shape[1] != c:
+        raise ValueError(f"the images have {c} channels, the weight is for {weight.shape[1]}")
     panels = weight.reshape(k // _lanes(), _lanes(), c, 3, 3).permute(3, 4, 0, 2, 1).contiguous()
     y, transformed = _like(x, k), x.new_empty(_POINTS * c * k)
     _library().transform_weight(panels.data_ptr(), transformed.data_ptr(), c * k, threads)
@@ -94,12 +100,16 @@ def conv3x3_weight(x: Tensor, grad: Tensor) -> Tensor:
 
     Returns:
         (K, C, 3, 3).
+
+    Raises:
+        ValueError: C or K is not a multiple of 16.
     """
     x, grad = (t.contiguous(memory_format=torch.channels_last) for t in (x, grad))
     (n, c, h, w), k, threads = x.shape, grad.shape[1], torch.get_num_threads()
-    panels = x.new_empty((3, 3, k // _lanes(), c, _lanes()))
+    _check(c, k)
     if n == 0:
         return x.new_zeros((k, 3, 3, c)).permute(0, 3, 1, 2)
+    panels = x.new_empty((3, 3, k // _lanes(), c, _lanes()))
     a_thread = _POINTS * (_TILES * (c + k) + c * k)
     threads = max(1, min(threads, _SCRATCH // a_thread))
     scratch = x.new_empty(threads * a_thread)
@@ -143,6 +153,11 @@ conv3x3.register_autograd(_conv3x3_backward, setup_context=_save)
 conv3x3_weight.register_autograd(_conv3x3_weight_backward, setup_context=_save)
 
 
+def _check(*channels: int) -> None:
+    if any(count % _CHANNELS for count in channels):
+        raise ValueError(f"channels must be multiples of {_CHANNELS}, got {channels[0]} in and {channels[1]} out")
+
+
 def _turned(weight: Tensor) -> Tensor:
     """Return the weight of the convolution that carries gradients back."""
     return weight.flip(2, 3).transpose(0, 1)
@@ -173,6 +188,7 @@ def _fits(
         and input.ndim == 4
         and input.numel() > 0
         and weight.shape[0] % _CHANNELS == weight.shape[1] % _CHANNELS == 0
+        and weight.shape[1] == input.shape[1]
         and (bias is None or bias.shape == weight.shape[:1])
         and all(t.dtype == torch.float32 and t.device.type == "cpu" for t in (input, weight, bias) if t is not None)
         and not torch.is_autocast_enabled("cpu")
