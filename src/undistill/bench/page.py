@@ -93,8 +93,7 @@ def _tables(works: Sequence[_Row]) -> Iterator[str]:
             "GFLOP/s",
             f"MFU {every}",
             f"memory {every}",
-            f"weights {parity}",
-            f"KL {parity}",
+            *([f"weights {parity}", f"KL {parity}"] if ours else []),
             "how",
         ),
         [
@@ -103,8 +102,7 @@ def _tables(works: Sequence[_Row]) -> Iterator[str]:
                 f"{work['matmul_gflops']:,.0f}",
                 _each(work, sides, lambda side: f"{100 * side['mfu']:.0f} %"),
                 _each(work, sides, lambda side: f"{side['memory_mb']:,}"),
-                _each(work, ours, lambda side: f"{side['weights']:.1e}" if "weights" in side else "–"),
-                _each(work, ours, lambda side: f"{side['kl']:.1e}" if "kl" in side else "–"),
+                *([_parity(work, ours, "weights"), _parity(work, ours, "kl")] if ours else []),
                 _each(work, sides[-1:], lambda side: _settings(side["how"])),
             )
             for work in works
@@ -167,6 +165,10 @@ def _speed(side: _Row) -> str:
 def _each(result: _Row, sides: Sequence[str], show: Callable[[_Row], str]) -> str:
     """Show one thing of every side, in their order."""
     return " / ".join(show(result["sides"][side]) for side in sides)
+
+
+def _parity(result: _Row, sides: Sequence[str], what: str) -> str:
+    return _each(result, sides, lambda side: f"{side[what]:.1e}" if what in side else "–")
 
 
 def _settings(how: str) -> str:
