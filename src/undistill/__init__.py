@@ -17,9 +17,9 @@ if TYPE_CHECKING:
     from undistill.data import list_datasets, load_dataset
     from undistill.data.dataset import Dataset
     from undistill.defenses import list_defenses
+    from undistill.methods import list_references
     from undistill.models import build_model, list_models
     from undistill.recipe import list_recipes
-    from undistill.references import list_references
     from undistill.reporting import report
     from undistill.run import Run
     from undistill.studies.study import list_studies
@@ -38,7 +38,7 @@ _HOMES = {
     "list_defenses": "undistill.defenses",
     "list_models": "undistill.models",
     "list_recipes": "undistill.recipe",
-    "list_references": "undistill.references",
+    "list_references": "undistill.methods",
     "list_studies": "undistill.studies.study",
     "load_dataset": "undistill.data",
     "report": "undistill.reporting",

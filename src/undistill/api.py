@@ -12,13 +12,14 @@ from typing import TYPE_CHECKING, Any, Literal
 from torch import nn
 
 from undistill.data.dataset import Dataset
-from undistill.engine.objective import Objective
 from undistill.errors import RecipeError
+from undistill.objective import Objective
 from undistill.recipe import Recipe, Source, Weights, load_recipe
-from undistill.run import Run, Workspace
+from undistill.run import Run
+from undistill.workspace import Workspace
 
 if TYPE_CHECKING:
-    from undistill.studies.reproduce import Reproduction
+    from undistill.orchestrate.reproduce import Reproduction
 
 __all__ = ["attack", "check_kind", "default_root", "defend", "reproduce", "train"]
 
@@ -177,10 +178,10 @@ def reproduce(
         RecipeError: With every problem of the request.
         RunError: Another process works in ``out``, a file cannot be written, or the cluster cannot be reached.
     """
+    from undistill.orchestrate.progress import make_observer
+    from undistill.orchestrate.reproduce import reproduce as carry_out
+    from undistill.orchestrate.request import Request
     from undistill.studies.changes import Changes
-    from undistill.studies.progress import make_observer
-    from undistill.studies.reproduce import reproduce as carry_out
-    from undistill.studies.study import Request
 
     changes = Changes(smoke, dict(data) if data else None, epochs, width, profile)
     return carry_out(

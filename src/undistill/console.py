@@ -11,7 +11,7 @@ from rich.progress import BarColumn, Progress, TextColumn
 from rich.table import Column
 
 if TYPE_CHECKING:
-    from undistill.engine.job import Watcher
+    from undistill.engine.job import Callback
     from undistill.recipe import Recipe
 
 __all__ = ["make_console", "watch"]
@@ -31,8 +31,8 @@ def make_console(*, stderr: bool = False) -> Console:
     return console
 
 
-def watch(recipe: Recipe) -> Watcher:
-    """Return a watcher that shows the progress of one run on stderr.
+def watch(recipe: Recipe) -> Callback:
+    """Return a callback that shows the progress of one run on stderr.
 
     Where training ends with more than 90 % of the answers on the monitored images in one class, it says so.
     """

@@ -6,18 +6,18 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from undistill.engine.device import single_thread
-from undistill.engine.job import Watcher
+from undistill.engine.job import Callback
 from undistill.errors import RecipeError
 from undistill.recipe import Recipe, load_recipe
 from undistill.reporting import report
-from undistill.run import Workspace
+from undistill.workspace import Workspace
 
 __all__ = ["demo", "demo_recipes"]
 
 STUDENTS = ("mlp", "cnn")
 
 
-def demo(out: Path, *, seeds: int = 1, watch: Callable[[Recipe], Watcher | None] = lambda recipe: None) -> Path:
+def demo(out: Path, *, seeds: int = 1, watch: Callable[[Recipe], Callback | None] = lambda recipe: None) -> Path:
     """Train the demo's nets and write its page.
 
     Args:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections.abc import Callable, Iterable, Mapping, Set
 from dataclasses import dataclass
 from functools import cached_property
@@ -12,18 +10,16 @@ from typing import Any, Literal, Self
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
-from pydantic_core import PydanticCustomError
 
-from undistill.attacks import Attack
 from undistill.data import check_dataset_spec, parse_dataset_spec
-from undistill.defenses import Defense
 from undistill.engine.config import Training
-from undistill.engine.objective import Objective
 from undistill.errors import RecipeError, UnknownNameError, did_you_mean
 from undistill.methods import build_method
 from undistill.models import check_model_spec
+from undistill.objective import Objective
 from undistill.problems import describe, several
 from undistill.registry import Spec
+from undistill.storage import digest_of, sha256_of
 from undistill.victim import Access
 
 __all__ = ["Recipe", "Source", "Weights", "list_recipes", "load_recipe", "make_recipe"]
@@ -59,7 +55,7 @@ class Weights(BaseModel):
             path = Path(str(values["checkpoint"]))
             if not path.is_file():
                 raise ValueError(f"no checkpoint at {str(path)!r}")
-            return {**values, "sha256": hashlib.sha256(path.read_bytes()).hexdigest()}
+            return {**values, "sha256": sha256_of(path)}
         return values
 
     @field_validator("model", mode="before")
@@ -107,19 +103,18 @@ class Recipe(Training):
     def _nest(cls, values: Any) -> Any:
         if not isinstance(values, dict):
             return values
-        values = {**_data_of(values.get("victim")), **values}
+        method, victim = _method_of(values.get("method")), _resolved(values.get("victim"))
+        if "data" not in values and (data := _data_of(victim)) is not None:
+            values = {"data": data, **values}
         world = {key: values[key] for key in _WORLD if key in values}
-        if _sees_no_images(values.get("method")):
-            values = {"holdout": 0, "selection": "last", **values}
-        if _uses_targets(values.get("method")):
-            # The epoch that is best on the source's own images may be one before the net was closed to all others.
-            values = {"selection": "last", **values}
+        if method is not None:
+            values = {**_defaults(method), **values, "method": method}
         twin = {key: values[key] for key in (*Training.model_fields, *_WORLD, "model") if key in values}
-        for key, inherited in (("victim", world), ("adversary", twin)):
-            if values.get(key) is not None:
-                values[key] = _Nested(values[key], inherited)
-        if values.get("adversary") is None and _needs_adversary(values.get("method")):
-            values["adversary"] = _Nested(None, twin)
+        if victim is not None:
+            values["victim"] = _Nested(victim, world)
+        adversary = _resolved(values.get("adversary"))
+        if adversary is not None or (method is not None and method.needs_adversary):
+            values["adversary"] = _Nested(adversary, twin)
         return values
 
     @field_validator("adversary", "victim", mode="before")
@@ -146,6 +141,8 @@ class Recipe(Training):
     @field_validator("method", mode="before")
     @classmethod
     def _method(cls, value: Any) -> str:
+        if isinstance(value, Objective):
+            return value.spec
         try:
             return build_method(value).spec
         except RecipeError as error:
@@ -154,21 +151,20 @@ class Recipe(Training):
     @model_validator(mode="after")
     def _fits_method(self) -> Self:
         method = self.objective
-        if isinstance(method, Attack):
-            if self.victim is None:
-                raise ValueError(
-                    f"attack {method.name!r} needs a victim: victim=<run folder, recipe, or checkpoint with its model>"
-                )
-        elif self.victim is not None:
+        if method.kind == "attack" and self.victim is None:
+            raise ValueError(
+                f"attack {method.name!r} needs a victim: victim=<run folder, recipe, or checkpoint with its model>"
+            )
+        if method.kind != "attack" and self.victim is not None:
             raise ValueError(f"{method.name!r} is not an attack and takes no victim; remove it, or set method=kd")
         if method.images == "none" and (self.holdout or self.selection == "heldout"):
             raise ValueError(
                 f"{method.name!r} sees no image of the training set, so none can be held out; leave out holdout and "
                 "selection (those of its victim are victim.holdout and victim.selection)"
             )
-        if self.adversary is not None and not (isinstance(method, Defense) and method.needs_adversary):
+        if self.adversary is not None and not method.needs_adversary:
             raise ValueError(f"{method.name!r} takes no adversary; remove it, or set method=nasty")
-        if self.targets and not (isinstance(method, Defense) and method.uses_targets):
+        if self.targets and not method.uses_targets:
             raise ValueError(f"{method.name!r} looks at no target domains; remove targets, or set method=ntl")
         return self
 
@@ -180,9 +176,12 @@ class Recipe(Training):
     @property
     def kind(self) -> Literal["reference", "defense", "attack"]:
         """What the method is."""
-        if isinstance(self.objective, Attack):
-            return "attack"
-        return "defense" if isinstance(self.objective, Defense) else "reference"
+        return self.objective.kind
+
+    @property
+    def sources(self) -> tuple[Recipe, ...]:
+        """The recipes that it builds on: of its adversary and its victim, where these are no weights."""
+        return tuple(source for source in (self.adversary, self.victim) if isinstance(source, Recipe))
 
     @property
     def victim_access(self) -> Access:
@@ -192,12 +191,12 @@ class Recipe(Training):
     @property
     def hash(self) -> str:
         """Twelve hexadecimal digits over everything that decides the result."""
-        return _digest(_content(self.model_dump(mode="json")))
+        return digest_of(_content(self.model_dump(mode="json")))[:12]
 
     @property
     def family(self) -> str:
         """Hash of the recipe without its seeds: runs of one family are repetitions of each other."""
-        return _digest(_content(self.model_dump(mode="json"), drop=("seed",)))
+        return digest_of(_content(self.model_dump(mode="json"), drop=("seed",)))[:12]
 
     @property
     def folder_name(self) -> str:
@@ -375,30 +374,40 @@ def _mapping(key: str, spec: str | Mapping[str, Any]) -> dict[str, Any]:
     return {"name": parsed.name, **parsed.kwargs}
 
 
+def _resolved(value: Any) -> Any:
+    """Return what was given for a net as a recipe, as weights, or as the fields of either.
+
+    What cannot be read is returned as the error, for where the field is validated.
+    """
+    if isinstance(value, (str, Path)):
+        value = {"recipe": str(value)}
+    if not isinstance(value, dict) or value.get("recipe") is None or "checkpoint" in value or "sha256" in value:
+        return value
+    changes = dict(value)
+    base = changes.pop("recipe")
+    try:
+        fields, _ = _read(base)
+        return _changed(fields, changes)
+    except RecipeError as error:
+        return _checkpoint_hint(base) or error
+
+
 def _nested(value: Any, inherited: dict[str, Any]) -> Any:
-    """Return a nested recipe or weights; where nothing is given, a twin that is trained on labels."""
+    """Return the recipe or the weights of what ``_resolved`` returned; by default, a twin that is trained on labels."""
     if value is None:
         try:
             return Recipe(**{**inherited, "method": "ce"})
         except ValidationError:
             return None  # all its fields are those around it, whose problems are reported there
-    if isinstance(value, (str, Path)):
-        value = {"recipe": str(value)}
     if isinstance(value, Recipe | Weights):
         return value
+    if isinstance(value, RecipeError):
+        raise several(value)
     if not isinstance(value, dict):
         problem = f"expected a run folder, a recipe, or a checkpoint with its model, got {value!r}"
         raise several(RecipeError(problem))
-    value = dict(value)
     if "checkpoint" in value or "sha256" in value:
         return _validated(Weights, value)
-    base = value.pop("recipe", None)
-    if base is not None:
-        try:
-            base_fields, _ = _read(base)
-        except RecipeError as error:
-            raise several(_checkpoint_hint(base) or error) from error
-        value = _changed(base_fields, value)
     return _validated(Recipe, {**inherited, **value}, reported=inherited.keys() - value.keys())
 
 
@@ -428,33 +437,28 @@ def _named(values: Mapping[Any, Any]) -> dict[str, Any]:
     return {str(key): value for key, value in values.items()}
 
 
-def _data_of(victim: Any) -> dict[str, Any]:
+def _data_of(victim: Any) -> Any:
     """Return the data set that a victim was trained on: what an attack uses where its recipe names none."""
-    try:
-        found = _nested(victim, {}) if victim is not None else None
-    except PydanticCustomError:
-        return {}  # reported where the field itself is validated
-    return {"data": found.data} if isinstance(found, Recipe) else {}
+    if isinstance(victim, Recipe):
+        return victim.data
+    if not isinstance(victim, dict):
+        return None
+    return victim["data"] if victim.get("data") is not None else _data_of(_resolved(victim.get("victim")))
 
 
-def _needs_adversary(method: Any) -> bool:
-    found = _method_of(method)
-    return isinstance(found, Defense) and found.needs_adversary
-
-
-def _uses_targets(method: Any) -> bool:
-    found = _method_of(method)
-    return isinstance(found, Defense) and found.uses_targets
-
-
-def _sees_no_images(method: Any) -> bool:
-    found = _method_of(method)
-    return found is not None and found.images == "none"
+def _defaults(method: Objective) -> dict[str, Any]:
+    """Return fields that a method sets where the recipe does not."""
+    if method.images == "none":
+        return {"holdout": 0, "selection": "last"}
+    # The epoch that is best on the source's own images may be one before the net was closed to all others.
+    return {"selection": "last"} if method.uses_targets else {}
 
 
 def _method_of(method: Any) -> Objective | None:
+    if method is None or isinstance(method, Objective):
+        return method
     try:
-        return build_method(method) if method is not None else None
+        return build_method(method)
     except RecipeError:
         return None  # reported where the field itself is validated
 
@@ -487,7 +491,3 @@ def _content(fields: Mapping[str, Any], drop: tuple[str, ...] = ()) -> dict[str,
         for key, value in fields.items()
         if key not in ignored and not (key in _LATER and value == _LATER[key])
     }
-
-
-def _digest(content: Mapping[str, Any]) -> str:
-    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:12]

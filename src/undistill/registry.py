@@ -88,12 +88,14 @@ class Registry(Generic[T]):
 
     Args:
         kind: What a member is, for messages: ``"model"``.
-        package: Package whose modules register the built-in members, and the name of the entry-point group.
+        package: Package whose modules register the built-in members.
+        group: Entry-point group of members in other distributions; by default called like the package.
     """
 
-    def __init__(self, kind: str, package: str) -> None:
+    def __init__(self, kind: str, package: str, group: str | None = None) -> None:
         self.kind = kind
         self.package = package
+        self.group = group or package
         self._members: dict[str, T] = {}
         self._loaded = self._loading = False
         self._lock = threading.RLock()
@@ -151,7 +153,7 @@ class Registry(Generic[T]):
         package = importlib.import_module(self.package)
         for module in pkgutil.iter_modules(package.__path__):
             importlib.import_module(f"{self.package}.{module.name}")
-        for entry in entry_points(group=self.package):
+        for entry in entry_points(group=self.group):
             try:
                 member = entry.load()
             except Exception as error:  # somebody else's package must not take ours down

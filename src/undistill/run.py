@@ -1,52 +1,46 @@
-"""A run: one recipe, carried out once, in one folder."""
+"""A run as it lies on disk: one recipe, carried out once, in one folder."""
 
 from __future__ import annotations
 
 import json
-import platform
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Mapping
 from copy import deepcopy
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from functools import cached_property
-from hashlib import sha256
 from pathlib import Path
-from typing import Any, ParamSpec, TypeVar
+from typing import Any
 
-import torch
-from filelock import FileLock, Timeout
-from torch import Tensor, nn
+from torch import nn
 
-from undistill._version import __version__
-from undistill.attacks import Attack
 from undistill.data import load_dataset
 from undistill.data.dataset import Dataset, Images
-from undistill.data.domains import check_domains
-from undistill.engine.device import pick_device, processor_name
-from undistill.engine.job import Fitted, Job, Watcher
-from undistill.engine.objective import Frozen, Nets
+from undistill.engine.callbacks import read_metrics
 from undistill.engine.synthetic import read_images
-from undistill.engine.train import STREAM, fit_together
-from undistill.engine.watchers import MetricsLog, TensorBoard, Watchers, read_metrics
-from undistill.errors import CheckpointError, DataError, InterruptedRunError, RecipeError, RunError, RunInUseError
-from undistill.models import build_model, check_model
+from undistill.errors import CheckpointError, RunError
+from undistill.models import build_model
 from undistill.models.checkpoints import import_checkpoint, load_weights
-from undistill.recipe import Recipe, Source, Weights, load_recipe
-from undistill.storage import write_json, write_tensors, write_text
-from undistill.victim import Access, Victim
+from undistill.recipe import Recipe, load_recipe
+from undistill.storage import sha256_of
 
-__all__ = ["Run", "Workspace"]
+__all__ = [
+    "METRICS",
+    "RECIPE",
+    "RESULT",
+    "STATE",
+    "WEIGHTS",
+    "Failure",
+    "Run",
+    "build_net",
+    "checksum_of",
+    "load_data",
+]
 
-P = ParamSpec("P")
-T = TypeVar("T")
-
-_RECIPE, _METRICS, _STATE, _WEIGHTS, _RESULT, _LOCK = (
+RECIPE, METRICS, STATE, WEIGHTS, RESULT = (
     "recipe.yaml",
     "metrics.jsonl",
     "state.safetensors",
     "model.safetensors",
     "result.json",
-    ".lock",
 )
 
 
@@ -72,16 +66,16 @@ class Run:
         Raises:
             RunError: The folder is not a run.
         """
-        if not (self.folder / _RECIPE).is_file():
+        if not (self.folder / RECIPE).is_file():
             raise RunError(
-                f"{self.folder} is not a run: it has no {_RECIPE}; give a folder that train, defend or attack made"
+                f"{self.folder} is not a run: it has no {RECIPE}; give a folder that train, defend or attack made"
             )
         return load_recipe(self.folder)
 
     @property
     def finished(self) -> bool:
         """Whether the run has its result."""
-        return (self.folder / _RESULT).is_file()
+        return (self.folder / RESULT).is_file()
 
     @cached_property
     def result(self) -> dict[str, Any]:
@@ -90,7 +84,7 @@ class Run:
         Raises:
             RunError: The run is not finished, or its result is damaged.
         """
-        path = self.folder / _RESULT
+        path = self.folder / RESULT
         try:
             result = json.loads(path.read_text(encoding="utf-8"))
         except FileNotFoundError:
@@ -114,11 +108,11 @@ class Run:
     @property
     def metrics(self) -> list[dict[str, Any]]:
         """One record an epoch."""
-        return read_metrics(self.folder / _METRICS)
+        return read_metrics(self.folder / METRICS)
 
     def dataset(self) -> Dataset:
         """Return the data set that the run trained on."""
-        return _load_data(self.recipe.data, self.instances)
+        return load_data(self.recipe.data, self.instances)
 
     def images(self) -> Images | None:
         """Return the images that a thief without data made (some, where it made them all along); else None."""
@@ -131,9 +125,9 @@ class Run:
             CheckpointError: The weights are not those that the run wrote.
         """
         data = self.dataset()
-        model = _build(self.recipe.model, data, None, self.instances)
-        path = self.folder / _WEIGHTS
-        if _sha256(path) != self.result["weights_sha256"]:
+        model = build_net(self.recipe.model, data, None, self.instances)
+        path = self.folder / WEIGHTS
+        if checksum_of(path) != self.result["weights_sha256"]:
             raise CheckpointError(
                 f"{path} is not what the run wrote: its checksum differs; delete the folder and run again"
             )
@@ -142,330 +136,29 @@ class Run:
 
 
 @dataclass(frozen=True)
-class Workspace:
-    """Where runs live, and how they are carried out.
+class Failure:
+    """Why a run has no result.
 
     Attributes:
-        root: Folder of all run folders.
-        device: Overrides the recipes' device where it is given.
-        watch: Called with a recipe before its run starts; returns who watches it, or None.
-        instances: Objects that stand for ``instance(...)`` specs.
+        reason: In one line.
+        log: File with the whole story; None for a run that was not started, because one that it needs failed.
+        name: Of the folder of the run that failed; empty for one that was not started.
     """
 
-    root: Path
-    device: str | None = None
-    watch: Callable[[Recipe], Watcher | None] = lambda recipe: None
-    instances: Mapping[str, Any] = field(default_factory=dict, repr=False)
-
-    def run(self, recipe: Recipe) -> Run:
-        """Carry out a recipe and those that it builds on, unless their results are there.
-
-        An interrupted run goes on where it stopped; the same recipe never trains twice.
-
-        Args:
-            recipe: What to run.
-
-        Raises:
-            AccessError: The attack needs more than the victim gives; before anything is trained.
-            DataError: The data set is missing or changed since the run.
-            DivergenceError: The loss stopped being finite.
-            InterruptedRunError: Ctrl-C.
-            RunError: The folder is in use, not writable or holds another recipe's run.
-        """
-        (outcome,) = self.run_together([recipe])
-        if isinstance(outcome, Exception):
-            raise outcome
-        return outcome
-
-    def run_together(self, recipes: Sequence[Recipe]) -> list[Run | Exception]:
-        """Carry out recipes that see the same batches side by side: the same results as one by one, with less work.
-
-        Students of one victim share its forward pass. A run that fails does not stop the others.
-
-        Args:
-            recipes: One or more; they agree in ``data`` and in all that ``engine.train.STREAM`` names.
-
-        Returns:
-            For each recipe its run, or what stopped it.
-
-        Raises:
-            InterruptedRunError: Ctrl-C; every run has saved its state.
-            RecipeError: The recipes do not see the same batches.
-        """
-        for name in ("data", "targets", "device", *STREAM):
-            if len(values := {getattr(recipe, name) for recipe in recipes}) > 1:
-                raise RecipeError(f"recipes that run together must see the same batches, but {name} is {values}")
-        datasets: dict[str, Dataset] = {}
-        with ExitStack() as locks:
-            found = [_attempt(self._prepare, recipe, datasets) for recipe in recipes]
-            found = [_attempt(_lock, one, locks) if isinstance(one, _Prepared) else one for one in found]
-            trained = iter(self._train([one for one in found if isinstance(one, _Prepared)]))
-            return [next(trained) if isinstance(one, _Prepared) else one for one in found]
-
-    def _prepare(self, recipe: Recipe, datasets: dict[str, Dataset]) -> Run | _Prepared:
-        """Check everything that can be checked before training, and carry out what the recipe builds on."""
-        device = pick_device(self.device or recipe.device)
-        if isinstance(recipe.objective, Attack):
-            Victim(nn.Identity(), access=recipe.victim_access).require(recipe.objective.access, recipe.objective.name)
-        run = Run(self._folder(recipe), self.instances)
-        _claim(run.folder, recipe)
-
-        def load(spec: str) -> Dataset:
-            if spec not in datasets:
-                datasets[spec] = _load_data(spec, self.instances)
-            return datasets[spec]
-
-        data = load(recipe.data)
-        targets = tuple(load(target) for target in recipe.targets)
-        check_domains(data, targets)
-        if run.finished:
-            _check_unchanged(run, data, targets)
-            return run
-        model = _build(recipe.model, data, recipe.seed, self.instances)
-        shape = {"num_classes": data.num_classes, "in_channels": data.in_channels, "image_size": data.image_size}
-        check_model(model, name=recipe.model, **shape)
-        for what, source in (("adversary", recipe.adversary), ("victim", recipe.victim)):
-            if isinstance(source, Recipe):
-                _check_alike(load(source.data), data, what)
-        adversary, victim = (self._source(source) for source in (recipe.adversary, recipe.victim))
-        return _Prepared(run, recipe, model, data, targets, device, adversary, victim)
-
-    def find(self, recipe: Recipe) -> Run | None:
-        """Return the finished run of a recipe, or None."""
-        for folder in {self._folder(recipe), self._folder(recipe.model_copy(update={"folder": None}))}:
-            run = Run(folder, self.instances)
-            if run.finished and run.recipe.hash == recipe.hash:
-                return run
-        return None
-
-    def _folder(self, recipe: Recipe) -> Path:
-        """Return where a recipe's run is or, if there is none yet, will be; its label does not matter."""
-        if recipe.folder:
-            return Path(recipe.folder)
-        folder = self.root / recipe.folder_name
-        return folder if folder.exists() else next(self.root.glob(f"*-{recipe.hash}"), folder)
-
-    def source(self, source: Source, data: Dataset) -> tuple[nn.Module, Dataset, str]:
-        """Return the net of a source in eval mode, the data set that it was trained on, and its weights' checksum.
-
-        Args:
-            source: A recipe, which is run first where it has no result, or weights.
-            data: Taken for the data set of weights, which do not tell.
-        """
-        return _net(self._source(source), data, self.instances)
-
-    def _source(self, source: Source | None) -> Run | Weights | None:
-        if isinstance(source, Recipe):
-            return self.find(source) or self.run(source.model_copy(update={"folder": None}))
-        return source
-
-    def _train(self, prepared: Sequence[_Prepared]) -> list[Run | Exception]:
-        if not prepared:
-            return []
-        data, device = prepared[0].data, prepared[0].device
-        targets = [target.train for target in prepared[0].targets]
-        nets = _Nets(data, device, self.instances)
-        with ExitStack() as watching:
-            started = [_attempt(self._start, one, nets, watching) for one in prepared]
-            jobs = [one.job for one in started if isinstance(one, _Started)]
-            fitted = iter(fit_together(jobs, data, device=device, targets=targets) if jobs else ())
-        return [
-            start if isinstance(start, Exception) else _finish(one, start, next(fitted))
-            for one, start in zip(prepared, started, strict=True)
-        ]
-
-    def _start(self, prepared: _Prepared, nets: _Nets, watching: ExitStack) -> _Started:
-        run, recipe, data = prepared.run, prepared.recipe, prepared.data
-        _write_recipe(run.folder, recipe)
-        sources: dict[str, str] = {}
-        frozen = stolen = None
-        if prepared.adversary is not None:
-            net, sources["adversary"] = nets.adversary(prepared.adversary)
-            frozen = Frozen(net)
-        if prepared.victim is not None:
-            stolen, sources["victim"] = nets.victim(prepared.victim, recipe.victim_access)
-        watchers = Watchers(
-            MetricsLog(run.folder / _METRICS),
-            TensorBoard(run.folder) if recipe.tensorboard else None,
-            self.watch(recipe),
-        )
-        job = Job(
-            recipe.objective,
-            Nets(prepared.model.to(prepared.device), frozen, stolen),
-            recipe,
-            state_path=run.folder / _STATE,
-            watcher=watching.enter_context(watchers),
-            origin=_origin(data, prepared.targets, sources),
-        )
-        return _Started(job, sources)
+    reason: str
+    log: Path | None = None
+    name: str = ""
 
 
-@dataclass(frozen=True)
-class _Prepared:
-    """A recipe that can be trained, with what it builds on."""
-
-    run: Run
-    recipe: Recipe
-    model: nn.Module
-    data: Dataset
-    targets: tuple[Dataset, ...]
-    device: torch.device
-    adversary: Run | Weights | None
-    victim: Run | Weights | None
-
-
-@dataclass(frozen=True)
-class _Started:
-    """The training job of a run, and the checksums of the nets that it builds on."""
-
-    job: Job
-    sources: Mapping[str, str]
-
-
-@dataclass
-class _Nets:
-    """The frozen nets of runs that train together; thieves of one victim share it, so that it answers them at once."""
-
-    data: Dataset
-    device: torch.device
-    instances: Mapping[str, Any]
-    victims: dict[tuple[Run | Weights, Access], tuple[Victim, str]] = field(default_factory=dict)
-
-    def adversary(self, source: Run | Weights) -> tuple[nn.Module, str]:
-        net, _, checksum = _net(source, self.data, self.instances)
-        _check_fit(net, self.data, "adversary")
-        return net.to(self.device), checksum
-
-    def victim(self, source: Run | Weights, access: Access) -> tuple[Victim, str]:
-        if (source, access) not in self.victims:
-            net, known, checksum = _net(source, self.data, self.instances)
-            _check_fit(net, self.data, "victim")
-            victim = Victim(
-                net.to(self.device),
-                access=access,
-                trained_on=(known.mean, known.std),
-                queried_with=(self.data.mean, self.data.std),
-            )
-            self.victims[source, access] = victim, checksum
-        victim, checksum = self.victims[source, access]
-        return victim.another(), checksum
-
-
-def _attempt(act: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T | Exception:
-    """Return what comes out, or what was raised; Ctrl-C is for everybody."""
-    try:
-        return act(*args, **kwargs)
-    except InterruptedRunError:
-        raise
-    except Exception as error:  # of one run only
-        return error
-
-
-def _lock(prepared: _Prepared, locks: ExitStack) -> Run | _Prepared:
-    """Keep other processes out of a run's folder; one of them may have finished it in the meantime."""
-    locks.enter_context(_locked(prepared.run.folder))
-    return prepared.run if prepared.run.finished else prepared
-
-
-def _finish(prepared: _Prepared, started: _Started, fitted: Fitted | Exception) -> Run | Exception:
-    return fitted if isinstance(fitted, Exception) else _attempt(_write_result, prepared, started, fitted)
-
-
-def _write_result(prepared: _Prepared, started: _Started, fitted: Fitted) -> Run:
-    """Write the weights and then the result, whose presence makes the run finished."""
-    run, recipe, data, nets = prepared.run, prepared.recipe, prepared.data, started.job.nets
-    weights = run.folder / _WEIGHTS
-    write_tensors(weights, nets.model.state_dict())
-    result = {
-        "recipe_hash": recipe.hash,
-        "name": recipe.folder_name,
-        **asdict(fitted),
-        "classes": data.num_classes,
-        "test_images": len(data.test),
-        "parameters": sum(p.numel() for p in nets.model.parameters()),
-        "queries": nets.victim.queries if nets.victim is not None else None,
-        "weights_sha256": _sha256(weights),
-        "sources_sha256": dict(started.sources),
-        "data_fingerprint": data.fingerprint,
-        "data_note": data.note,
-        **({"target_fingerprints": [target.fingerprint for target in prepared.targets]} if prepared.targets else {}),
-        "provenance": _provenance(recipe, prepared.device),
-    }
-    write_json(run.folder / _RESULT, result)
-    (run.folder / _STATE).unlink(missing_ok=True)
-    return run
-
-
-def _origin(data: Dataset, targets: Sequence[Dataset], sources: Mapping[str, str]) -> str:
-    """Return the digest of what a saved state was trained with."""
-    others = tuple(target.fingerprint for target in targets)
-    return sha256(repr((data.fingerprint, *others, sorted(sources.items()))).encode()).hexdigest()
-
-
-def _provenance(recipe: Recipe, device: torch.device) -> dict[str, Any]:
-    name = torch.cuda.get_device_name(device) if device.type == "cuda" else processor_name()
-    return {
-        "undistill": __version__,
-        "torch": torch.__version__,
-        "python": platform.python_version(),
-        "device": device.type,
-        "device_name": name,
-        "threads": torch.get_num_threads(),
-        "profile": recipe.profile,
-        "seed": recipe.seed,
-    }
-
-
-def _claim(folder: Path, recipe: Recipe) -> None:
-    """Refuse a folder that holds the run of another recipe, or files that are not a run's."""
-    if (folder / _RECIPE).is_file():
-        found = Run(folder).recipe
-        if found.hash != recipe.hash:
-            raise RunError(
-                f"{folder} holds the run of another recipe ({found.folder_name}); choose another folder, or delete it"
-            )
-    elif folder.is_dir() and any(not path.name.startswith(".") for path in folder.iterdir()):
-        raise RunError(f"{folder} is not empty and not a run; choose another folder")
-
-
-@contextmanager
-def _locked(folder: Path) -> Iterator[None]:
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        lock = FileLock(folder / _LOCK)
-        lock.acquire(timeout=0)
-    except Timeout:
-        raise RunInUseError(f"{folder} is in use by another process; wait for it, or choose another folder") from None
-    except OSError as error:
-        raise RunError(f"cannot write in {folder}: {error.strerror or error}; choose another folder") from error
-    try:
-        yield
-    finally:
-        lock.release()
-
-
-def _write_recipe(folder: Path, recipe: Recipe) -> None:
-    if not (folder / _RECIPE).is_file():
-        write_text(folder / _RECIPE, recipe.to_yaml())
-
-
-def _check_unchanged(run: Run, data: Dataset, targets: Sequence[Dataset]) -> None:
-    known = (run.result["data_fingerprint"], *run.result.get("target_fingerprints", ()))
-    for spec, before, now in zip((run.recipe.data, *run.recipe.targets), known, (data, *targets), strict=True):
-        if before != now.fingerprint:
-            raise DataError(
-                f"{run.folder} was trained on other images: data set {spec!r} has changed since; "
-                "restore it, or delete the folder to train anew"
-            )
-
-
-def _load_data(spec: str, instances: Mapping[str, Any]) -> Dataset:
+def load_data(spec: str, instances: Mapping[str, Any]) -> Dataset:
+    """Return the data set of a spec, or the one that was handed over in Python."""
     if spec in instances:
         return instances[spec]  # type: ignore[no-any-return]
     return load_dataset(_not_an_instance(spec))
 
 
-def _build(spec: str, data: Dataset, seed: int | None, instances: Mapping[str, Any]) -> nn.Module:
+def build_net(spec: str, data: Dataset, seed: int | None, instances: Mapping[str, Any]) -> nn.Module:
+    """Return the net of a spec for a data set, or a copy of the one that was handed over; see ``build_model``."""
     if spec in instances:
         return deepcopy(instances[spec])  # type: ignore[no-any-return]
     return build_model(
@@ -483,59 +176,13 @@ def _not_an_instance(spec: str) -> str:
     return spec
 
 
-def _net(source: Run | Weights | None, data: Dataset, instances: Mapping[str, Any]) -> tuple[nn.Module, Dataset, str]:
-    if isinstance(source, Run):
-        return source.load_model(), source.dataset(), source.result["weights_sha256"]
-    if source is None:
-        raise RunError("there is no net to load")
-    net = _build(source.model, data, None, instances)
-    if source.checkpoint is not None:
-        path = Path(source.checkpoint)
-        state = import_checkpoint(path)
-        if _sha256(path) != source.sha256:
-            raise CheckpointError(
-                f"{path} is not the file of the recipe: its checksum differs from {source.sha256[:12]}…"
-            )
-        load_weights(net, state, source=str(path))
-    return net.eval(), data, source.sha256
+def checksum_of(path: Path) -> str:
+    """Return the SHA-256 of a file of weights.
 
-
-def _check_alike(known: Dataset, data: Dataset, what: str) -> None:
-    """Refuse a net that is yet to be trained on other images or classes, before it is."""
-    theirs, ours = ((d.num_classes, d.in_channels, d.image_size) for d in (known, data))
-    if theirs != ours:
-        text = "{} classes of {}x{size}x{size}".format
-        raise CheckpointError(
-            f"the {what} is trained on {known.name} ({text(*theirs[:2], size=theirs[2])}), which does not fit "
-            f"{data.name} ({text(*ours[:2], size=ours[2])}); choose one for the same images and classes"
-        )
-
-
-def _check_fit(net: nn.Module, data: Dataset, what: str) -> None:
-    """Refuse a net for other images or another number of classes, before any training."""
-    first = next(net.parameters(), None)
-    shape = (2, data.in_channels, data.image_size, data.image_size)
+    Raises:
+        CheckpointError: It cannot be read.
+    """
     try:
-        with torch.no_grad():
-            answer = net(torch.zeros(shape, device=None if first is None else first.device))
-    except Exception as error:  # somebody else's net may raise anything
-        reason = (str(error) or type(error).__name__).splitlines()[0]
-        raise CheckpointError(
-            f"the {what} cannot take images of shape {shape[1:]}: {reason}; choose a net trained on such images"
-        ) from error
-    if not isinstance(answer, Tensor) or answer.ndim != 2:
-        raise CheckpointError(f"the {what} does not answer with logits (B, K); wrap it in a module that does")
-    if not answer.isfinite().all():
-        raise CheckpointError(f"the {what} answers NaN or infinity; its weights are broken, choose another checkpoint")
-    if answer.shape[1] != data.num_classes:
-        raise CheckpointError(
-            f"the {what} answers {answer.shape[1]} classes, but {data.name} has {data.num_classes}; "
-            "choose a net trained for the same classes"
-        )
-
-
-def _sha256(path: Path) -> str:
-    try:
-        return sha256(path.read_bytes()).hexdigest()
+        return sha256_of(path)
     except OSError as error:
         raise CheckpointError(f"cannot read {path}: {error.strerror or error}") from error

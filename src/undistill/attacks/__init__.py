@@ -2,28 +2,37 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
-
 from pydantic import Field
 
-from undistill.engine.objective import Nets, Objective, register_in
+from undistill.data.dataset import Frame, Images
+from undistill.data.loader import Batch
 from undistill.errors import RecipeError
+from undistill.objective import Companion, Nets, Objective, Paper, StepOutput, register_in
 from undistill.registry import Registry
 from undistill.victim import Access, Victim
 
-__all__ = ["ATTACKS", "Attack", "DataFreeAttack", "list_attacks", "register_attack"]
+__all__ = [
+    "ATTACKS",
+    "Access",
+    "Attack",
+    "Batch",
+    "Companion",
+    "DataFreeAttack",
+    "Field",
+    "Frame",
+    "Images",
+    "Nets",
+    "Paper",
+    "StepOutput",
+    "list_attacks",
+    "register_attack",
+]
 
 
 class Attack(Objective):
-    """An objective that trains a student on a victim's answers.
+    """An objective that trains a student on a victim's answers; it says which, and whether it uses true labels."""
 
-    Attributes:
-        access: The least that the attack needs of its victim.
-        uses_labels: It also needs the true labels of its images.
-    """
-
-    access: ClassVar[Access]
-    uses_labels: ClassVar[bool]
+    kind = "attack"
 
     def victim(self, nets: Nets) -> Victim:
         """Return the victim, which the engine has checked to give enough."""

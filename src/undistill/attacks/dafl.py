@@ -5,15 +5,11 @@ from __future__ import annotations
 from typing import Any, ClassVar
 
 import torch
-from pydantic import Field
 
 from undistill import functional as F
-from undistill.attacks import DataFreeAttack, register_attack
+from undistill.attacks import Access, Batch, DataFreeAttack, Field, Frame, Nets, Paper, StepOutput, register_attack
 from undistill.attacks.generating import Generating, companion_of
-from undistill.data.loader import Batch
-from undistill.engine.objective import Frame, Nets, Paper, StepOutput
 from undistill.functional.synthesis import activation_loss, information_entropy_loss, one_hot_loss
-from undistill.victim import Access
 
 __all__ = ["DAFL"]
 
@@ -52,7 +48,7 @@ class DAFL(DataFreeAttack):
         """Train the generator, and return the student's loss; logs the terms of the generator."""
         victim, generating = self.victim(nets), companion_of(nets, Generating)
         x = generating.draw(len(batch.y))
-        opened = victim.open(x)
+        opened = victim.white_box(x)
         terms = {
             "one_hot": one_hot_loss(opened.logits),
             "entropy": information_entropy_loss(opened.logits),

@@ -6,18 +6,15 @@ from copy import deepcopy
 from typing import Any, ClassVar
 
 import torch
-from pydantic import Field
 from torch import Tensor, nn
 
 from undistill import functional as F
-from undistill.attacks import Attack, register_attack
+from undistill.attacks import Access, Attack, Batch, Field, Frame, Images, Nets, Paper, StepOutput, register_attack
 from undistill.attacks.generating import to_pixels
-from undistill.data.dataset import Images
-from undistill.data.loader import Batch, normalize
-from undistill.engine.objective import Frame, Nets, Paper, StepOutput
+from undistill.data.loader import normalize
 from undistill.errors import RecipeError
 from undistill.functional.synthesis import batch_norm_loss, image_norm, jensen_shannon, total_variation
-from undistill.victim import Access, Victim
+from undistill.victim import Victim
 
 __all__ = ["DeepInversion"]
 
@@ -114,7 +111,7 @@ class DeepInversion(Attack):
         return StepOutput(loss, logits)
 
     def _loss(self, x: Tensor, seen: Tensor, labels: Tensor, victim: Victim, rival: nn.Module | None) -> Tensor:
-        opened = victim.open(seen, statistics=self.batch_norm > 0)
+        opened = victim.white_box(seen, statistics=self.batch_norm > 0)
         loss = F.cross_entropy(opened.logits, labels)
         for layer in opened.statistics:
             distance = batch_norm_loss(layer.mean, layer.var, layer.running_mean, layer.running_var)

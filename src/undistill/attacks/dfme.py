@@ -6,15 +6,12 @@ from collections.abc import Callable
 from typing import Any, ClassVar
 
 import torch
-from pydantic import Field
 from torch import Tensor, nn
 
-from undistill.attacks import DataFreeAttack, register_attack
+from undistill.attacks import Access, Batch, DataFreeAttack, Field, Frame, Nets, Paper, StepOutput, register_attack
 from undistill.attacks.generating import Generating, companion_of
-from undistill.data.loader import Batch
-from undistill.engine.objective import Frame, Nets, Paper, StepOutput
 from undistill.functional.synthesis import centered_log_probs
-from undistill.victim import Access, Victim
+from undistill.victim import Victim
 
 __all__ = ["DFME", "Extraction", "disagreement", "forward_difference"]
 

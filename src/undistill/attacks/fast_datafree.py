@@ -6,19 +6,28 @@ from copy import deepcopy
 from typing import Any, ClassVar
 
 import torch
-from pydantic import Field
 from torch import Tensor, nn
 
 from undistill import functional as F
-from undistill.attacks import DataFreeAttack, register_attack
+from undistill.attacks import (
+    Access,
+    Batch,
+    Companion,
+    DataFreeAttack,
+    Field,
+    Frame,
+    Images,
+    Nets,
+    Paper,
+    StepOutput,
+    register_attack,
+)
 from undistill.attacks.generating import companion_of, to_pixels
-from undistill.data.dataset import Images
-from undistill.data.loader import Batch, normalize
-from undistill.engine.objective import Companion, Frame, Nets, Paper, StepOutput
+from undistill.data.loader import normalize
 from undistill.errors import RecipeError
 from undistill.functional.synthesis import batch_norm_loss
 from undistill.models.generator import Generator
-from undistill.victim import Access, Victim
+from undistill.victim import Victim
 
 __all__ = ["Bank", "FastDataFree"]
 
@@ -85,7 +94,7 @@ class FastDataFree(DataFreeAttack):
                 bank.add(*self._draw(victim, nets.model, bank, size))
         bank.rounds += 1
         x = bank.sample(size)
-        answers = victim.open(x).logits.detach()
+        answers = victim.white_box(x).logits.detach()
         logits = nets.model(x)
         loss = self.temperature**2 * F.kl_divergence(answers, logits, self.temperature)
         return StepOutput(loss, logits, labels=answers.argmax(dim=1))
@@ -120,7 +129,7 @@ class FastDataFree(DataFreeAttack):
         return best, labels
 
     def _loss(self, x: Tensor, labels: Tensor, victim: Victim, student: nn.Module) -> Tensor:
-        opened = victim.open(x, statistics=self.batch_norm > 0)
+        opened = victim.white_box(x, statistics=self.batch_norm > 0)
         loss = self.one_hot * F.cross_entropy(opened.logits, labels)
         for layer in opened.statistics:
             distance = batch_norm_loss(layer.mean, layer.var, layer.running_mean, layer.running_var)

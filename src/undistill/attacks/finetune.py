@@ -6,16 +6,12 @@ from collections.abc import Mapping
 from typing import Any, ClassVar, Literal
 
 import torch
-from pydantic import Field
 from torch import Tensor, nn
 
 from undistill import functional as F
-from undistill.attacks import Attack, register_attack
-from undistill.data.loader import Batch
-from undistill.engine.objective import Frame, Nets, Paper, StepOutput
+from undistill.attacks import Access, Attack, Batch, Field, Frame, Nets, Paper, StepOutput, register_attack
 from undistill.errors import RecipeError
 from undistill.models.features import last_layer
-from undistill.victim import Access
 
 __all__ = ["FineTune"]
 

@@ -7,11 +7,10 @@ from typing import TypeVar
 import torch
 from torch import Tensor
 
-from undistill.data.dataset import Images
-from undistill.engine.objective import Companion, Frame, Nets
-from undistill.engine.state import optimizer_tensors, restore_optimizer
+from undistill.data.dataset import Frame, Images
 from undistill.errors import RecipeError
 from undistill.models.generator import Generator
+from undistill.objective import Companion, Nets, optimizer_tensors, restore_optimizer, under
 
 __all__ = ["Generating", "companion_of", "to_pixels"]
 
@@ -72,8 +71,8 @@ class Generating(Companion):
 
     def load_state_dict(self, state: dict[str, Tensor]) -> None:
         """Take over what ``state_dict`` returned."""
-        self.generator.load_state_dict(_under("generator/", state))
-        restore_optimizer(self.optimizer, _under("optimizer/", state))
+        self.generator.load_state_dict(under("generator/", state))
+        restore_optimizer(self.optimizer, under("optimizer/", state))
         self._shown = state["shown/images"].to(self._device), state["shown/labels"].to(self._device)
         self.updates = int(state["updates"])
 
@@ -93,7 +92,3 @@ def to_pixels(x: Tensor, frame: Frame) -> Tensor:
     """Return normalized images (B, C, H, W) as uint8, clipped to what pixels can be."""
     mean, std = (torch.tensor(values, device=x.device).reshape(-1, 1, 1) for values in (frame.mean, frame.std))
     return ((x.detach().float() * std + mean) * 255).round().clamp(0, 255).to(torch.uint8)
-
-
-def _under(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-    return {key.removeprefix(prefix): value for key, value in tensors.items() if key.startswith(prefix)}

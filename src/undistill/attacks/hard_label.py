@@ -5,10 +5,7 @@ from __future__ import annotations
 from typing import Any, ClassVar
 
 from undistill import functional as F
-from undistill.attacks import Attack, register_attack
-from undistill.data.loader import Batch
-from undistill.engine.objective import Nets, Paper, StepOutput
-from undistill.victim import Access
+from undistill.attacks import Access, Attack, Batch, Nets, Paper, StepOutput, register_attack
 
 __all__ = ["HardLabel"]
 

@@ -4,13 +4,8 @@ from __future__ import annotations
 
 from typing import Any, ClassVar
 
-from pydantic import Field
-
 from undistill import functional as F
-from undistill.attacks import Attack, register_attack
-from undistill.data.loader import Batch
-from undistill.engine.objective import Nets, Paper, StepOutput
-from undistill.victim import Access
+from undistill.attacks import Access, Attack, Batch, Field, Nets, Paper, StepOutput, register_attack
 
 __all__ = ["KD"]
 
@@ -28,6 +23,7 @@ class KD(Attack):
 
     access = Access.LOGITS
     uses_labels = True
+    textbook = True
     paper = Paper("Distilling the Knowledge in a Neural Network", "arXiv", 2015, "https://arxiv.org/abs/1503.02531")
     smoke: ClassVar[dict[str, Any]] = {}
 

@@ -14,10 +14,10 @@ from undistill.data.loader import Batch, Loader
 from undistill.engine.device import arithmetic
 from undistill.engine.flops import count_flops
 from undistill.engine.job import Job
-from undistill.engine.objective import Frozen, Nets
 from undistill.engine.together import Together
-from undistill.engine.trainee import Trainee
+from undistill.engine.trainer import Trainer
 from undistill.methods import build_method
+from undistill.objective import Frozen, Nets
 from undistill.victim import Victim
 
 __all__ = ["EngineLoop", "step_flops"]
@@ -48,11 +48,11 @@ class EngineLoop:
         nothing, test = data.test.subset(torch.arange(0)), data.test.to(device)
         jobs = [Job(build_method(METHODS[work.objective]), nets, config) for nets in _nets(work)]
         alone = len(jobs) == 1
-        self._trainees = [Trainee(job, data, self._loader, nothing, test, device, alone=alone) for job in jobs]
-        for trainee in self._trainees:
-            with trainee.turn():
-                trainee.resume()
-                trainee.begin_epoch(share=1 / len(jobs))
+        self._trainers = [Trainer(job, data, self._loader, nothing, test, device, alone=alone) for job in jobs]
+        for trainer in self._trainers:
+            with trainer.turn():
+                trainer.resume()
+                trainer.begin_epoch(share=1 / len(jobs))
         self._together, self._batches = Together(), self._stream()
 
     def run(self, steps: int) -> None:
@@ -62,14 +62,14 @@ class EngineLoop:
             Exception: Whatever stopped one of them.
         """
         for _ in range(steps):
-            self._together.advance(self._trainees, next(self._batches))
-            for trainee in self._trainees:
-                if isinstance(trainee.outcome, Exception):
-                    raise trainee.outcome
+            self._together.advance(self._trainers, next(self._batches))
+            for trainer in self._trainers:
+                if isinstance(trainer.outcome, Exception):
+                    raise trainer.outcome
 
     def models(self) -> list[nn.Module]:
         """Return the nets."""
-        return [trainee.job.nets.model for trainee in self._trainees]
+        return [trainer.job.nets.model for trainer in self._trainers]
 
     @property
     def how(self) -> str:
@@ -82,7 +82,7 @@ class EngineLoop:
 
     def kl(self) -> float | None:
         """Return the KL term of the nasty loss on the first images, where there is one."""
-        job = self._trainees[0].job
+        job = self._trainers[0].job
         if job.nets.adversary is None:
             return None
         with torch.no_grad():
@@ -116,7 +116,7 @@ class _Notes(logging.Handler):
     def __init__(self) -> None:
         super().__init__(logging.INFO)
         self.found: list[str] = []
-        logger = logging.getLogger("undistill.engine.fast")
+        logger = logging.getLogger("undistill.engine.fast.steps")
         logger.addHandler(self)
         logger.setLevel(logging.INFO)
 

@@ -23,9 +23,9 @@ import torch
 from undistill.bench.ours import EngineLoop, step_flops
 from undistill.bench.plain import PlainLoop
 from undistill.bench.work import STACKING, Work
-from undistill.engine.device import processor_name
 from undistill.engine.flops import clock, matmul_rate
 from undistill.errors import RecipeError, RunError
+from undistill.kernels.machine import processor_name
 
 __all__ = ["PLAIN", "bench_train", "machine", "measure", "worker"]
 

@@ -17,9 +17,9 @@ def members(kind: str) -> Mapping[str, Any]:
     from undistill.attacks import ATTACKS
     from undistill.data import DATASETS
     from undistill.defenses import DEFENSES
+    from undistill.methods import REFERENCES
     from undistill.models import MODELS
     from undistill.recipe import list_recipes
-    from undistill.references import REFERENCES
 
     if kind == "recipes":
         return {name: name for name in list_recipes()}

@@ -89,8 +89,8 @@ def _state_of_extra(extra: str, packages: list[str]) -> str:
 def _device() -> dict[str, str]:
     import torch
 
-    from undistill.engine.device import processor_name
-    from undistill.engine.native import find_compiler
+    from undistill.kernels.machine import processor_name
+    from undistill.kernels.native import find_compiler
 
     return {
         "cpu": f"{processor_name()}, {os.cpu_count()} cores, {torch.get_num_threads()} torch threads",

@@ -42,8 +42,8 @@ def report(
     a folder is written there again, from its study.json.
     """
     from undistill.api import default_root
+    from undistill.orchestrate.results import find_studies
     from undistill.reporting import report as write_report
-    from undistill.studies.results import find_studies
 
     given = sources or [runs or default_root()]
     studies = [found for source in given for found in find_studies(source)]
@@ -56,8 +56,8 @@ def report(
 
 def _report_studies(studies: Sequence[Path], given: Sequence[Path], out: Path | None, *, as_json: bool) -> None:
     from undistill.cli.reproduce import print_study
-    from undistill.studies.render import render
-    from undistill.studies.results import find_studies, read_study
+    from undistill.orchestrate.results import find_studies, read_study
+    from undistill.reporting.write import render
 
     strange = [str(source) for source in given if not find_studies(source)]
     if strange:

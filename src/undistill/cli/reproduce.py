@@ -13,7 +13,7 @@ from undistill.cli.output import print_json, print_table
 from undistill.errors import RecipeError
 
 if TYPE_CHECKING:
-    from undistill.studies.study import Request
+    from undistill.orchestrate.request import Request
 
 __all__ = ["EXAMPLES", "print_study", "reproduce"]
 
@@ -77,10 +77,10 @@ def reproduce(
     A run that several numbers need happens once; what is there already is not trained again, so that the same command
     goes on after Ctrl-C. Runs that fail leave a number marked so, and exit code 1.
     """
+    from undistill.orchestrate.progress import make_observer
+    from undistill.orchestrate.reproduce import reproduce as run_studies
+    from undistill.orchestrate.request import Request
     from undistill.studies.changes import Changes
-    from undistill.studies.progress import make_observer
-    from undistill.studies.reproduce import reproduce as run_studies
-    from undistill.studies.study import Request
 
     replacements = _pairs("--data", "NAME=SPEC", data)
     changes = Changes(smoke, replacements or None, epochs, width, profile)  # type: ignore[arg-type]
@@ -114,8 +114,8 @@ def print_study(content: Mapping[str, Any], folder: Path, *, as_json: bool) -> N
         as_json: Print that, and the path on stderr.
     """
     from undistill.console import make_console
-    from undistill.studies.formats import banner, make_section, to_rich
-    from undistill.studies.study import Request
+    from undistill.orchestrate.request import Request
+    from undistill.reporting.formats import banner, make_section, to_rich
 
     page = folder / "index.html"
     if as_json:
@@ -146,8 +146,8 @@ def _pairs(option: str, form: str, given: list[str] | None) -> dict[str, str]:
 
 def _print_plan(request: Request, out: Path, *, jobs: int | None, device: str | None, as_json: bool) -> None:
     from undistill.engine.device import pick_device
-    from undistill.studies.estimate import estimate, format_flops, format_seconds, rows, totals
-    from undistill.studies.reproduce import local_slots, plan_studies
+    from undistill.orchestrate.estimate import estimate, format_flops, format_seconds, rows, totals
+    from undistill.orchestrate.reproduce import local_slots, plan_studies
 
     slots, threads = local_slots(jobs, device, request.changes)
     plan, missing = plan_studies(request.load(), out)

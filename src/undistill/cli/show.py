@@ -131,13 +131,11 @@ def _arguments(factory: Any) -> Iterator[dict[str, Any]]:
 
 
 def _facts(method: Any) -> Iterator[tuple[str, object]]:
-    from undistill.attacks import Attack
-    from undistill.defenses import Defense
-
-    if issubclass(method, Attack):
+    if method.kind == "attack":
         yield "access", str(method.access)
         yield "uses_labels", method.uses_labels
-    if issubclass(method, Defense):
+        yield "textbook", method.textbook
+    if method.kind == "defense":
         yield "needs_adversary", method.needs_adversary
     if method.paper is not None:
         yield "paper", str(method.paper)

@@ -41,7 +41,7 @@ def carry_out(
     """
     from undistill.api import check_kind, default_root
     from undistill.console import watch
-    from undistill.run import Workspace
+    from undistill.workspace import Workspace
 
     recipe = _resolve(arguments, default)
     check_kind(recipe, kind)

@@ -6,7 +6,7 @@ import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 import torch
@@ -35,6 +35,30 @@ class Shape:
     num_classes: int
     in_channels: int
     image_size: int
+
+
+@dataclass(frozen=True)
+class Frame:
+    """What is known of a data set without looking at one image.
+
+    Attributes:
+        num_classes: Number of classes.
+        in_channels: Number of image channels.
+        image_size: Height and width in pixels.
+        mean: Mean of each channel of pixels scaled to 0..1, with which images are normalized.
+        std: Standard deviation of each channel, on the same scale.
+    """
+
+    num_classes: int
+    in_channels: int
+    image_size: int
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+
+    @classmethod
+    def of(cls, data: Dataset) -> Self:
+        """Return the frame of a data set."""
+        return cls(data.num_classes, data.in_channels, data.image_size, data.mean, data.std)
 
 
 @dataclass(frozen=True, eq=False)

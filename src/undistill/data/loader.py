@@ -15,10 +15,10 @@ import torch
 from torch import Tensor
 
 from undistill.data.augment import Draws, make_augmentation
-from undistill.data.dataset import Images
+from undistill.data.dataset import Frame, Images
 from undistill.errors import DataError, RecipeError, ShapeError
 
-__all__ = ["Batch", "Loader", "batches", "normalize"]
+__all__ = ["Batch", "EmptyBatches", "Loader", "Stream", "batches", "normalize"]
 
 
 @dataclass(frozen=True)
@@ -138,6 +138,35 @@ class _Resident:
     def _batch(self, index: Tensor, draws: Draws) -> Batch:
         x = self._augmentation.apply(index, draws)
         return Batch(normalize(x, self._mean, self._std), self.y.index_select(0, index), index)
+
+
+class EmptyBatches:
+    """Batches for a method that sees no image: they have a shape, and no memory behind it.
+
+    Args:
+        steps: Batches of an epoch.
+        batch_size: Images that each stands for.
+        frame: Their shape.
+    """
+
+    def __init__(self, steps: int, batch_size: int, frame: Frame) -> None:
+        self._steps = steps
+        # On the meta device tensors have no content, so nothing can be learned from these.
+        shape = batch_size, frame.in_channels, frame.image_size, frame.image_size
+        index = torch.empty(batch_size, dtype=torch.int64, device="meta")
+        self._batch = Batch(torch.empty(shape, device="meta"), index, index)
+        self.y = torch.empty(steps * batch_size, dtype=torch.int64, device="meta")
+
+    def __len__(self) -> int:
+        """Return the steps of an epoch."""
+        return self._steps
+
+    def epoch(self, epoch: int, start: int = 0) -> Iterator[Batch]:
+        """Return the batches of an epoch, from step ``start`` on."""
+        return (self._batch for _ in range(start, self._steps))
+
+
+Stream = Loader | EmptyBatches
 
 
 def batches(

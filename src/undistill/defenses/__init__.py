@@ -2,24 +2,33 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
+from pydantic import Field
 
-from undistill.engine.objective import Objective, register_in
+from undistill.data.dataset import Frame, Images
+from undistill.data.loader import Batch
+from undistill.objective import Companion, Nets, Objective, Paper, StepOutput, register_in
 from undistill.registry import Registry
 
-__all__ = ["DEFENSES", "Defense", "list_defenses", "register_defense"]
+__all__ = [
+    "DEFENSES",
+    "Batch",
+    "Companion",
+    "Defense",
+    "Field",
+    "Frame",
+    "Images",
+    "Nets",
+    "Paper",
+    "StepOutput",
+    "list_defenses",
+    "register_defense",
+]
 
 
 class Defense(Objective):
-    """An objective that trains a defended teacher.
+    """An objective that trains a defended teacher."""
 
-    Attributes:
-        needs_adversary: The method moves away from a frozen, normally trained twin.
-        uses_targets: The method can look at images of other domains, ``batch.targets``.
-    """
-
-    needs_adversary: ClassVar[bool] = False
-    uses_targets: ClassVar[bool] = False
+    kind = "defense"
 
 
 DEFENSES: Registry[type[Defense]] = Registry("defense", "undistill.defenses")

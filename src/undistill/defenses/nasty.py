@@ -4,12 +4,8 @@ from __future__ import annotations
 
 from typing import Any, ClassVar
 
-from pydantic import Field
-
 from undistill import functional as F
-from undistill.data.loader import Batch
-from undistill.defenses import Defense, register_defense
-from undistill.engine.objective import Nets, Paper, StepOutput
+from undistill.defenses import Batch, Defense, Field, Nets, Paper, StepOutput, register_defense
 from undistill.errors import RecipeError
 
 __all__ = ["Nasty"]

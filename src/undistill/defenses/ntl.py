@@ -6,23 +6,17 @@ from collections.abc import Sequence
 from typing import Any, ClassVar
 
 import torch
-from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from undistill.data.dataset import Dataset
-from undistill.data.domains import PATCH_LEVEL, Patch, add_patch
-from undistill.data.loader import Batch
-from undistill.defenses import Defense, register_defense
+from undistill.defenses import Batch, Defense, Field, Frame, Nets, Paper, StepOutput, register_defense
 from undistill.defenses.ntl_augment import Outwards
-from undistill.engine.evaluate import evaluate, predict
-from undistill.engine.objective import Frame, Nets, Paper, StepOutput
 from undistill.errors import RecipeError
 from undistill.functional.losses import cross_entropy
 from undistill.functional.mmd import mmd
 from undistill.models.features import logits_and_output
 
-__all__ = ["NTL", "closing_loss", "ownership"]
+__all__ = ["NTL", "closing_loss"]
 
 
 def closing_loss(
@@ -140,38 +134,3 @@ class NTL(Defense):
         ]
         logs = {"ce": ce, "target_ce": torch.cat(losses).mean(), "mmd": torch.stack(distances).mean()}
         return StepOutput(ce + torch.stack(closing).mean(), logits_source, logs)
-
-
-def ownership(
-    model: nn.Module,
-    data: Dataset,
-    patch: Patch = "grid",
-    *,
-    level: int = PATCH_LEVEL,
-    device: torch.device | None = None,
-) -> dict[str, float]:
-    """Return what tells an owner that a net is theirs: its accuracy without and with a trigger patch.
-
-    The owner trains with the patched source as the target, ``targets=patched(of=...)``. That net is right without the
-    patch and wrong with it; any other net is right on both, for the patch is slight. Whoever wants to close the gap
-    must fine-tune on patched images, and so must know the patch.
-
-    Args:
-        model: The net, logits from images normalized as those of ``data``.
-        data: The source.
-        patch: As of ``add_patch``, and so is ``level``.
-        level: As of ``add_patch``.
-        device: Where to compute; default: the CPU.
-
-    Returns:
-        ``clean`` and ``patched``, test accuracies in percent, and ``gap``, their difference in points.
-
-    Raises:
-        RecipeError: The level is out of range.
-    """
-    where = device or torch.device("cpu")
-    clean, patched = (
-        evaluate(predict(model, images, mean=data.mean, std=data.std, device=where), images.y).accuracy
-        for images in (data.test, add_patch(data.test, patch, level=level))
-    )
-    return {"clean": clean, "patched": patched, "gap": round(clean - patched, 4)}

@@ -6,10 +6,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from undistill.engine.objective import Companion, Frame
-from undistill.engine.state import optimizer_tensors, restore_optimizer
+from undistill.data.dataset import Frame
 from undistill.functional.losses import cross_entropy
 from undistill.functional.mmd import mmd
+from undistill.objective import Companion, optimizer_tensors, restore_optimizer, under
 
 __all__ = ["Critic", "Outwards", "Pusher"]
 
@@ -168,10 +168,10 @@ class Outwards(Companion):
 
     def load_state_dict(self, state: dict[str, Tensor]) -> None:
         """Take over what ``state_dict`` returned."""
-        self.styles.load_state_dict(_under("styles/", state))
-        self.critic.load_state_dict(_under("critic/", state))
+        self.styles.load_state_dict(under("styles/", state))
+        self.critic.load_state_dict(under("critic/", state))
         for i, optimizer in enumerate(self.optimizers):
-            restore_optimizer(optimizer, _under(f"optimizers/{i}/", state))
+            restore_optimizer(optimizer, under(f"optimizers/{i}/", state))
         self.steps = int(state["steps"])
 
     def _push(self, x: Tensor, style: nn.Module, way: Tensor, color: nn.Module | None = None) -> Tensor:
@@ -179,7 +179,3 @@ class Outwards(Companion):
         pixels = 2 * (x * self._scale + self._center) - 1
         pushed: Tensor = style(pixels, way, color).clamp(-1, 1)
         return ((pushed + 1) / 2 - self._center) / self._scale
-
-
-def _under(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-    return {key.removeprefix(prefix): value for key, value in tensors.items() if key.startswith(prefix)}

@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import ctypes
 import os
-import platform
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -22,8 +20,6 @@ __all__ = [
     "fast_arithmetic",
     "memory_kept",
     "pick_device",
-    "processor",
-    "processor_name",
     "single_thread",
 ]
 
@@ -51,26 +47,6 @@ def pick_device(name: str = "auto") -> torch.device:
     if device.type not in {"cpu", "cuda"}:
         raise DeviceError(f"device {name!r} is not supported; expected auto, cpu, cuda or cuda:N")
     return device
-
-
-def processor_name() -> str:
-    """Return what this machine's processor is called."""
-    return _processor_fields().get("model name") or platform.processor() or platform.machine()
-
-
-def processor() -> str:
-    """Return what tells this machine's processor from others: its name and, where known, its instruction sets."""
-    fields = _processor_fields()
-    return f"{platform.machine()} {processor_name()} {fields.get('flags') or fields.get('Features', '')}"
-
-
-def _processor_fields() -> dict[str, str]:
-    """Return what Linux says of the first processor, nothing elsewhere."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-    except OSError:
-        return {}
-    return dict(reversed([(name.strip(), value.strip()) for name, _, value in (line.partition(":") for line in lines)]))
 
 
 @contextmanager

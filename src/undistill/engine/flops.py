@@ -26,8 +26,8 @@ from torch._subclasses.fake_tensor import (
 from torch.utils.flop_counter import FlopCounterMode
 
 from undistill.data.loader import Batch
-from undistill.engine.objective import Nets, Objective
 from undistill.errors import RecipeError
+from undistill.objective import Nets, Objective
 
 __all__ = ["StepFlops", "clock", "count_flops", "forward_flops", "matmul_rate", "shapes_only"]
 

@@ -8,12 +8,12 @@ from typing import Any, Protocol
 
 from undistill.engine.config import Training
 from undistill.engine.evaluate import Evaluation
-from undistill.engine.objective import Nets, Objective
+from undistill.objective import Nets, Objective
 
-__all__ = ["Fitted", "Job", "Watcher"]
+__all__ = ["Callback", "Job", "TrainResult"]
 
 
-class Watcher(Protocol):
+class Callback(Protocol):
     """Whoever wants to see training progress."""
 
     def step(self, epoch: int, step: int, steps: int) -> None:
@@ -32,20 +32,20 @@ class Job:
         nets: The net to train and those that the objective looks at, all on the device.
         config: The protocol.
         state_path: File to save the state of training in and to resume from; None to keep nothing.
-        watcher: Told about every step and epoch.
-        origin: Digest of what a saved state must have been trained with: images, adversary, victim.
+        callback: Told about every step and epoch.
+        inputs_digest: Digest of what a saved state must have been trained with: images, adversary, victim.
     """
 
     objective: Objective
     nets: Nets
     config: Training
     state_path: Path | None = None
-    watcher: Watcher | None = None
-    origin: str = ""
+    callback: Callback | None = None
+    inputs_digest: str = ""
 
 
 @dataclass(frozen=True)
-class Fitted:
+class TrainResult:
     """Outcome of a training job.
 
     Attributes:

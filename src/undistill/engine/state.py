@@ -10,11 +10,11 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
-from undistill.engine.objective import Companion
 from undistill.errors import CheckpointError
+from undistill.objective import Companion, optimizer_tensors, restore_optimizer, under
 from undistill.storage import write_tensors
 
-__all__ = ["Position", "TrainState", "optimizer_tensors", "restore_optimizer"]
+__all__ = ["Position", "TrainState"]
 
 _META = "undistill"
 _FORMAT = 1
@@ -52,7 +52,7 @@ class TrainState:
     model: nn.Module
     optimizer: torch.optim.Optimizer
     device: torch.device
-    origin: str = ""
+    inputs_digest: str = ""
     companion: Companion | None = None
     position: Position = field(default_factory=Position)
     best: dict[str, Tensor] = field(default_factory=dict)
@@ -70,7 +70,7 @@ class TrainState:
         }
         if self.device.type == "cuda":
             tensors["random/cuda"] = torch.cuda.get_rng_state(self.device)
-        meta = {"format": _FORMAT, "origin": self.origin, **asdict(self.position)}
+        meta = {"format": _FORMAT, "origin": self.inputs_digest, **asdict(self.position)}
         write_tensors(path, tensors, {_META: json.dumps(meta)})
 
     def load(self, path: Path) -> None:
@@ -85,18 +85,18 @@ class TrainState:
                 tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
             if meta.pop("format") != _FORMAT:
                 raise CheckpointError(f"{path} was written by another version of undistill; delete it to start anew")
-            if meta.pop("origin") != self.origin:
+            if meta.pop("origin") != self.inputs_digest:
                 raise CheckpointError(
                     f"{path} was trained with other images, or another adversary or victim, than are there now; "
                     "restore them, or delete it to start anew"
                 )
             self.position = Position(**meta)
-            self.model.load_state_dict(_under("model/", tensors))
-            restore_optimizer(self.optimizer, _under("optimizer/", tensors))
+            self.model.load_state_dict(under("model/", tensors))
+            restore_optimizer(self.optimizer, under("optimizer/", tensors))
             if self.companion is not None:
-                self.companion.load_state_dict(_under("companion/", tensors))
-            self.best = {key: value.to(self.device) for key, value in _under("best/", tensors).items()}
-            self.sums = {key: value.to(self.device) for key, value in _under("sums/", tensors).items()}
+                self.companion.load_state_dict(under("companion/", tensors))
+            self.best = {key: value.to(self.device) for key, value in under("best/", tensors).items()}
+            self.sums = {key: value.to(self.device) for key, value in under("sums/", tensors).items()}
             torch.set_rng_state(tensors["random/cpu"])
             if "random/cuda" in tensors and self.device.type == "cuda":
                 torch.cuda.set_rng_state(tensors["random/cuda"], self.device)
@@ -120,27 +120,3 @@ class TrainState:
 
     def _companion_tensors(self) -> dict[str, Tensor]:
         return {} if self.companion is None else self.companion.state_dict()
-
-
-def optimizer_tensors(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
-    """Return what an optimizer remembers of its parameters."""
-    slots = optimizer.state_dict()["state"]
-    return {
-        f"{index}/{name}": value
-        for index, slot in slots.items()
-        for name, value in slot.items()
-        if isinstance(value, Tensor)
-    }
-
-
-def restore_optimizer(optimizer: torch.optim.Optimizer, tensors: dict[str, Tensor]) -> None:
-    """Give an optimizer what ``optimizer_tensors`` returned."""
-    state: dict[int, dict[str, Tensor]] = {}
-    for key, value in tensors.items():
-        index, name = key.split("/")
-        state.setdefault(int(index), {})[name] = value
-    optimizer.load_state_dict({**optimizer.state_dict(), "state": state})
-
-
-def _under(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-    return {key.removeprefix(prefix): value for key, value in tensors.items() if key.startswith(prefix)}

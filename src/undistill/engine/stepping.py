@@ -12,7 +12,7 @@ from torch import Tensor
 from undistill.data.loader import Batch
 from undistill.engine.config import Training, Tuning
 from undistill.engine.guard import gradient_norm
-from undistill.engine.objective import Nets, Objective, StepOutput
+from undistill.objective import Nets, Objective, StepOutput
 
 __all__ = ["EagerStepper", "Learner", "Stepper", "Watch", "make_stepper"]
 
@@ -76,7 +76,7 @@ def make_stepper(learner: Learner, config: Training, device: torch.device, steps
         steps: That the job takes; a longer one may spend more on getting ready.
     """
     if config.profile != "exact":
-        from undistill.engine.fast import FastStepper  # it is made of what is here
+        from undistill.engine.fast.steps import FastStepper  # it is made of what is here
 
         return FastStepper(learner, config, device, steps)
     return EagerStepper(learner)

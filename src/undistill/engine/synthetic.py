@@ -10,9 +10,8 @@ import numpy as np
 import torch
 from safetensors import SafetensorError, safe_open
 
-from undistill.data.dataset import Images
+from undistill.data.dataset import Frame, Images
 from undistill.engine.job import Job
-from undistill.engine.objective import Frame
 from undistill.errors import CheckpointError, InterruptedRunError
 from undistill.storage import write_tensors
 
@@ -42,7 +41,7 @@ def draw_images(job: Job, frame: Frame, device: torch.device) -> Images:
     victim = job.nets.victim
     if folder is not None and (folder / _FILE).is_file():
         images, told = _read(folder / _FILE)
-        if told.get("origin") != job.origin:
+        if told.get("origin") != job.inputs_digest:
             raise CheckpointError(
                 f"{folder / _FILE} was drawn from another victim than is there now; restore it, or delete the file"
             )
@@ -57,7 +56,7 @@ def draw_images(job: Job, frame: Frame, device: torch.device) -> Images:
             images = Images(torch.cat((images.x, more.x.cpu())), torch.cat((images.y, more.y.cpu())))
             if folder is not None:
                 queries = victim.queries if victim is not None else 0
-                write_images(folder, images, {"origin": job.origin, "queries": queries})
+                write_images(folder, images, {"origin": job.inputs_digest, "queries": queries})
     except KeyboardInterrupt:
         kept = "run the same command again to go on" if folder is not None else "nothing was kept"
         raise InterruptedRunError(f"interrupted after {len(images)} synthetic images; {kept}") from None

@@ -7,9 +7,9 @@ from collections.abc import Sequence
 
 from undistill.data.loader import Batch
 from undistill.engine.config import Tuning
-from undistill.engine.fast import FastStepper, FastSteps
-from undistill.engine.objective import StepOutput
-from undistill.engine.trainee import Trainee
+from undistill.engine.fast.steps import FastStepper, FastSteps
+from undistill.engine.trainer import Trainer
+from undistill.objective import StepOutput
 
 __all__ = ["Together"]
 
@@ -26,23 +26,23 @@ class Together:
     def __init__(self) -> None:
         self._stacks: dict[object, tuple[Sequence[FastStepper], FastSteps]] = {}
 
-    def advance(self, trainees: Sequence[Trainee], batch: Batch) -> None:
+    def advance(self, trainers: Sequence[Trainer], batch: Batch) -> None:
         """Train on one batch; what goes wrong with a job becomes its outcome."""
-        groups: dict[object, list[Trainee]] = {}
-        for trainee in trainees:
-            stepper = trainee.stepper
+        groups: dict[object, list[Trainer]] = {}
+        for trainer in trainers:
+            stepper = trainer.stepper
             alike = stepper.alike if isinstance(stepper, FastStepper) else None
-            groups.setdefault(alike or trainee, []).append(trainee)
+            groups.setdefault(alike or trainer, []).append(trainer)
         for alike in [alike for alike in self._stacks if len(groups.get(alike, ())) < 2]:
             self._drop(alike)
         for alike, group in groups.items():
-            for trainee, taken in zip(group, self._take(alike, group, batch), strict=True):
-                with trainee.turn():
-                    trainee.advance(batch, taken)
+            for trainer, taken in zip(group, self._take(alike, group, batch), strict=True):
+                with trainer.turn():
+                    trainer.advance(batch, taken)
 
-    def _take(self, alike: object, group: Sequence[Trainee], batch: Batch) -> Sequence[StepOutput | Exception | None]:
+    def _take(self, alike: object, group: Sequence[Trainer], batch: Batch) -> Sequence[StepOutput | Exception | None]:
         """Take a step of jobs that are alike at once and return what came of it; None where each takes its own."""
-        steppers = [trainee.stepper for trainee in group if isinstance(trainee.stepper, FastStepper)]
+        steppers = [trainer.stepper for trainer in group if isinstance(trainer.stepper, FastStepper)]
         for stepper in steppers:
             stepper.meet(steppers)
         tunings = [tuning for stepper in steppers if (tuning := stepper.tuning) is not None and tuning.stack]
@@ -57,7 +57,7 @@ class Together:
                 stepper.alike = None
             return [None] * len(group)
         try:
-            return stack(batch, [trainee.lr for trainee in group])
+            return stack(batch, [trainer.lr for trainer in group])
         except Exception as error:  # of all of them, such as a lack of memory
             return [error] * len(group)
 

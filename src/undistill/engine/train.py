@@ -9,23 +9,22 @@ from pathlib import Path
 
 import torch
 
-from undistill.data.dataset import Dataset, Images
-from undistill.data.loader import Loader
+from undistill.data.dataset import Dataset, Frame, Images
+from undistill.data.loader import EmptyBatches, Loader, Stream
 from undistill.engine.config import Training
 from undistill.engine.device import arithmetic
 from undistill.engine.interrupt import StopRequest, stop_on_interrupt
-from undistill.engine.job import Fitted, Job, Watcher
-from undistill.engine.objective import Frame, Nets, Objective
-from undistill.engine.stream import Blanks, Stream
+from undistill.engine.job import Callback, Job, TrainResult
 from undistill.engine.synthetic import draw_images
 from undistill.engine.together import Together
-from undistill.engine.trainee import Trainee
+from undistill.engine.trainer import Trainer
 from undistill.errors import InterruptedRunError, RecipeError
+from undistill.objective import Nets, Objective
 
-__all__ = ["STREAM", "fit", "fit_together"]
+__all__ = ["SHARED_FIELDS", "fit", "fit_together"]
 
 # What the batches of a job depend on, besides its images.
-STREAM = ("seed", "batch_size", "augment", "holdout", "profile")
+SHARED_FIELDS = ("seed", "batch_size", "augment", "holdout", "profile")
 
 
 def fit(
@@ -37,9 +36,9 @@ def fit(
     device: torch.device,
     targets: Sequence[Images] = (),
     state_path: Path | None = None,
-    watcher: Watcher | None = None,
-    origin: str = "",
-) -> Fitted:
+    callback: Callback | None = None,
+    inputs_digest: str = "",
+) -> TrainResult:
     """Train ``nets.model`` on ``data`` and leave it with the weights that ``config.selection`` chooses.
 
     Args:
@@ -50,15 +49,15 @@ def fit(
         device: Where to compute.
         targets: Training images of other domains, for a defense that looks at them.
         state_path: As in ``Job``.
-        watcher: As in ``Job``.
-        origin: As in ``Job``.
+        callback: As in ``Job``.
+        inputs_digest: As in ``Job``.
 
     Raises:
         DivergenceError: The loss or a gradient stopped being finite; the last good state is kept.
         InterruptedRunError: Ctrl-C; the state is saved and the same call goes on from there.
         CheckpointError: The saved state is damaged.
     """
-    job = Job(objective, nets, config, state_path, watcher, origin)
+    job = Job(objective, nets, config, state_path, callback, inputs_digest)
     (outcome,) = fit_together([job], data, device=device, targets=targets)
     if isinstance(outcome, Exception):
         raise outcome
@@ -67,7 +66,7 @@ def fit(
 
 def fit_together(
     jobs: Sequence[Job], data: Dataset, *, device: torch.device, targets: Sequence[Images] = ()
-) -> list[Fitted | Exception]:
+) -> list[TrainResult | Exception]:
     """Train several nets side by side on one stream of batches, each as ``fit`` would have trained it alone.
 
     Every batch is made once, and victims that are ``Victim.another`` of each other answer it once. A job that fails
@@ -75,7 +74,7 @@ def fit_together(
     their own images have nothing to share: where there is one, they are trained one after the other.
 
     Args:
-        jobs: One or more, whose protocols agree in everything that ``STREAM`` names.
+        jobs: One or more, whose protocols agree in everything that ``SHARED_FIELDS`` names.
         data: Training and test images.
         device: Where to compute.
         targets: Training images of other domains, for defenses that look at them.
@@ -90,7 +89,7 @@ def fit_together(
     if len(jobs) > 1 and any(job.objective.images != "train" for job in jobs):
         return [outcome for job in jobs for outcome in fit_together([job], data, device=device, targets=targets)]
     config = jobs[0].config
-    for name in STREAM:
+    for name in SHARED_FIELDS:
         if len(values := {getattr(job.config, name) for job in jobs}) > 1:
             raise RecipeError(f"jobs that run together must see the same batches, but {name} is one of {values}")
     devices = [device] if device.type == "cuda" else []
@@ -109,9 +108,9 @@ def fit_together(
         held_out, test = held_out.to(device), data.test.to(device)
         torch.manual_seed(config.seed)  # dropout and the like; order and augmentation have generators of their own
         alone = len(jobs) == 1
-        trainees = [Trainee(job, data, loader, held_out, test, device, alone=alone) for job in jobs]
-        _train(trainees, loader)
-    return [trainee.outcome for trainee in trainees if trainee.outcome is not None]
+        trainers = [Trainer(job, data, loader, held_out, test, device, alone=alone) for job in jobs]
+        _train(trainers, loader)
+    return [trainer.outcome for trainer in trainers if trainer.outcome is not None]
 
 
 def _stream(job: Job, data: Dataset, targets: Sequence[Images], device: torch.device) -> tuple[Stream, Images]:
@@ -123,7 +122,7 @@ def _stream(job: Job, data: Dataset, targets: Sequence[Images], device: torch.de
                 f"{job.objective.name} sees no image of the training set, so none can be held out; set selection=last"
             )
         none = data.test.subset(torch.arange(0))
-        return Blanks(job.objective.steps_per_epoch(), config.batch_size, Frame.of(data)), none
+        return EmptyBatches(job.objective.steps_per_epoch(), config.batch_size, Frame.of(data)), none
     if images == "synthetic":
         data = replace(data, train=draw_images(job, Frame.of(data), device))
     train_images, held_out = data.holdout(config.holdout, config.seed)
@@ -140,46 +139,46 @@ def _stream(job: Job, data: Dataset, targets: Sequence[Images], device: torch.de
     return loader, held_out
 
 
-def _train(trainees: Sequence[Trainee], loader: Stream) -> None:
+def _train(trainers: Sequence[Trainer], loader: Stream) -> None:
     together = Together()
     with stop_on_interrupt() as request, closing(together):
-        _each(trainees, Trainee.resume)
-        while running := [trainee for trainee in trainees if trainee.outcome is None]:
-            epoch = min(trainee.position.epoch for trainee in running)
-            present = [trainee for trainee in running if trainee.position.epoch == epoch]
+        _each(trainers, Trainer.resume)
+        while running := [trainer for trainer in trainers if trainer.outcome is None]:
+            epoch = min(trainer.position.epoch for trainer in running)
+            present = [trainer for trainer in running if trainer.position.epoch == epoch]
             _run_epoch(present, together, loader, epoch, request)
-            _each(present, Trainee.close_epoch)
+            _each(present, Trainer.close_epoch)
             if request.asked:
                 _interrupt(running)
-            _each(present, Trainee.finish_if_done)
+            _each(present, Trainer.finish_if_done)
 
 
 def _run_epoch(
-    present: Sequence[Trainee], together: Together, loader: Stream, epoch: int, request: StopRequest
+    present: Sequence[Trainer], together: Together, loader: Stream, epoch: int, request: StopRequest
 ) -> None:
-    _each(present, lambda trainee: trainee.begin_epoch(share=1 / len(present)))
-    start = min(trainee.position.step for trainee in present)
+    _each(present, lambda trainer: trainer.begin_epoch(share=1 / len(present)))
+    start = min(trainer.position.step for trainer in present)
     for step, batch in enumerate(loader.epoch(epoch, start=start), start):
         if request.asked:
             _interrupt(present)
-        running = [trainee for trainee in present if trainee.outcome is None]
+        running = [trainer for trainer in present if trainer.outcome is None]
         if not running:
             return
-        together.advance([trainee for trainee in running if trainee.position.step == step], batch)
+        together.advance([trainer for trainer in running if trainer.position.step == step], batch)
 
 
-def _each(trainees: Sequence[Trainee], act: Callable[[Trainee], None]) -> None:
+def _each(trainers: Sequence[Trainer], act: Callable[[Trainer], None]) -> None:
     """Let every job that is under way do something, with its own random numbers; its failure is its own."""
-    for trainee in trainees:
-        if trainee.outcome is None:
-            with trainee.turn():
-                act(trainee)
+    for trainer in trainers:
+        if trainer.outcome is None:
+            with trainer.turn():
+                act(trainer)
 
 
-def _interrupt(trainees: Sequence[Trainee]) -> None:
+def _interrupt(trainers: Sequence[Trainer]) -> None:
     """Save every job that is under way, and stop; unless none is left to be saved."""
-    _each(trainees, Trainee.save)
-    running = [trainee for trainee in trainees if trainee.outcome is None]
+    _each(trainers, Trainer.save)
+    running = [trainer for trainer in trainers if trainer.outcome is None]
     if running:
         kept = "run the same command again to go on" if running[0].job.state_path else "nothing was kept"
         raise InterruptedRunError(f"interrupted at {running[0].place}; {kept}")

@@ -10,15 +10,15 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from undistill.errors import RecipeError
-from undistill.reporting.collect import Study, collect
-from undistill.reporting.formats import to_json, to_markdown, to_rich, to_tex
 from undistill.reporting.page import render
-from undistill.reporting.table import Table, make_table
+from undistill.reporting.runs import RunGroup, collect
+from undistill.reporting.runs_formats import to_json, to_markdown, to_rich, to_tex
+from undistill.reporting.runs_table import Table, make_table
 from undistill.reporting.verdict import Verdict, judge
 from undistill.run import Run
 from undistill.storage import write_json, write_text
 
-__all__ = ["Study", "Table", "Verdict", "collect", "judge", "make_table", "report", "to_rich"]
+__all__ = ["RunGroup", "Table", "Verdict", "collect", "judge", "make_table", "report", "to_rich"]
 
 
 def report(

@@ -18,8 +18,9 @@ from undistill.engine.evaluate import evaluate, predict
 from undistill.errors import CheckpointError, DataError, RunError
 from undistill.models.features import logits_and_features
 from undistill.recipe import Weights
-from undistill.reporting.collect import Study, Teacher
-from undistill.run import Run, Workspace
+from undistill.reporting.runs import RunGroup, Teacher
+from undistill.run import Run
+from undistill.workspace import Workspace
 
 __all__ = ["MAPPED_CLASSES", "MOST_PAIRS", "Answers", "Pair", "neighbors_alike", "pairs", "tsne"]
 
@@ -88,13 +89,15 @@ class Pair:
         return rows
 
 
-def pairs(study: Study) -> Iterator[Pair | str]:
+def pairs(study: RunGroup) -> Iterator[Pair | str]:
     """Ask every defended teacher (its first seed) and its twin; say why where one cannot be asked.
 
     Raises:
         CheckpointError: A teacher's weights are not those that its run wrote.
     """
-    defended = [(teacher, teacher.repeats.runs[0]) for teacher in study.teachers if teacher.twin and teacher.repeats]
+    defended = [
+        (teacher, teacher.replicates.runs[0]) for teacher in study.teachers if teacher.twin and teacher.replicates
+    ]
     for teacher, run in defended[:MOST_PAIRS]:
         try:
             yield _ask(study, teacher, run)
@@ -131,7 +134,7 @@ def neighbors_alike(layout: Points, labels: Tensor) -> float:
     return float((y[nearest] == y[:, None]).mean()) if nearest.size else 1.0
 
 
-def _ask(study: Study, teacher: Teacher, run: Run) -> Pair:
+def _ask(study: RunGroup, teacher: Teacher, run: Run) -> Pair:
     data = run.dataset()
     if data.fingerprint != run.result["data_fingerprint"]:
         raise DataError(f"the images of {study.data} have changed since the run")
@@ -149,7 +152,7 @@ def _ask(study: Study, teacher: Teacher, run: Run) -> Pair:
     )
 
 
-def _load_twin(study: Study, run: Run, data: Dataset) -> tuple[nn.Module, Dataset]:
+def _load_twin(study: RunGroup, run: Run, data: Dataset) -> tuple[nn.Module, Dataset]:
     """Load the adversary of a run, never training one for a report."""
     source = run.recipe.adversary
     if isinstance(source, Weights):

@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 
 from undistill.data.dataset import Images
-from undistill.reporting.collect import Study
 from undistill.reporting.figures import png_uri
+from undistill.reporting.runs import RunGroup
 from undistill.run import Run
 
 __all__ = ["MOST_CLASSES", "columns", "drawn_images", "grid"]
@@ -19,18 +19,18 @@ _ROWS = 6
 _GAP, _WHITE = 1, 255  # pixels between images, and their color
 
 
-def drawn_images(study: Study) -> Iterator[dict[str, str]]:
+def drawn_images(study: RunGroup) -> Iterator[dict[str, str]]:
     """Yield ``title``, ``image`` (a data URI) and ``alt`` for every thief who made his images; the first seed's."""
     classes: tuple[str, ...] | None = None
-    for theft in study.thefts:
-        for key, repeats in theft.by.items():
-            run: Run = repeats.runs[0]
+    for extraction in study.extractions:
+        for key, replicates in extraction.by.items():
+            run: Run = replicates.runs[0]
             images = run.images()
             if images is None or not len(images):
                 continue
             classes = classes or run.dataset().classes
             name = next(student.name for student in study.students if student.key == key)
-            title = f"{theft.label} from {study.teacher_name(theft.teacher)}, student {name}"
+            title = f"{extraction.label} from {study.teacher_name(extraction.teacher)}, student {name}"
             alt = f"Synthetic images, a column for each of {', '.join(classes[:MOST_CLASSES])}"
             yield {"title": title, "image": png_uri(grid(columns(images, len(classes), _ROWS))), "alt": alt}
 

@@ -14,10 +14,10 @@ from markupsafe import Markup
 from undistill._version import __version__
 from undistill.recipe import Recipe
 from undistill.reporting.answers import MAPPED_CLASSES, Answers, Pair, neighbors_alike, pairs, tsne
-from undistill.reporting.collect import Repeats, Study
 from undistill.reporting.figures import LINE_STYLES, Line, class_map, line_chart, png_uri, response_chart
 from undistill.reporting.images import drawn_images
-from undistill.reporting.table import Table
+from undistill.reporting.runs import Replicates, RunGroup
+from undistill.reporting.runs_table import Table
 from undistill.reporting.verdict import Verdict
 from undistill.reporting.wording import join, method_label, model_label, value
 
@@ -28,7 +28,7 @@ _MOST_BARS = 10
 _NAME_LENGTH = 14
 
 
-def render(studies: Sequence[Study], tables: Sequence[Table], verdicts: Sequence[Verdict]) -> str:
+def render(studies: Sequence[RunGroup], tables: Sequence[Table], verdicts: Sequence[Verdict]) -> str:
     """Return the HTML of a report.
 
     Raises:
@@ -49,7 +49,7 @@ def render(studies: Sequence[Study], tables: Sequence[Table], verdicts: Sequence
     return environment.get_template("page.html").render(contents=contents, style=style, version=__version__)
 
 
-def _content(study: Study, table: Table, verdict: Verdict) -> dict[str, Any]:
+def _content(study: RunGroup, table: Table, verdict: Verdict) -> dict[str, Any]:
     found = list(pairs(study))
     return {
         "study": study,
@@ -64,23 +64,23 @@ def _content(study: Study, table: Table, verdict: Verdict) -> dict[str, Any]:
     }
 
 
-def _charts(study: Study) -> dict[str, Any]:
+def _charts(study: RunGroup) -> dict[str, Any]:
     """Return the training curves: of the teachers, and of each student under every way of learning."""
-    teachers = [(teacher.label, teacher.repeats) for teacher in study.teachers if teacher.repeats is not None]
+    teachers = [(teacher.label, teacher.replicates) for teacher in study.teachers if teacher.replicates is not None]
     references = sorted({(method != "ce", method) for student in study.students for method in student.references})
-    ways: list[tuple[str, int, dict[str, Repeats]]] = []
+    ways: list[tuple[str, int, dict[str, Replicates]]] = []
     for i, (_, method) in enumerate(references):  # from the last style down: a style of a thief is of a thief only
         by = {student.key: student.references[method] for student in study.students if method in student.references}
         ways.append((f"alone, {method_label(method)}", -i % LINE_STYLES, by))
-    for i, theft in enumerate(study.thefts, start=1):
-        label = f"{theft.label} from {study.teacher_name(theft.teacher)}"
-        ways.append((label, i % LINE_STYLES, dict(theft.by)))
+    for i, extraction in enumerate(study.extractions, start=1):
+        label = f"{extraction.label} from {study.teacher_name(extraction.teacher)}"
+        ways.append((label, i % LINE_STYLES, dict(extraction.by)))
     charts = []
     for title, metric, top, number in (
         ("Teachers: accuracy, percent", "accuracy", 100, "{:.1f} %"),
         ("Teachers: distance from the normal twin, τ² KL, training images", "adversary_kl", None, "{:.2f}"),
     ):
-        lines = [_line(label, repeats, metric, i) for i, (label, repeats) in enumerate(teachers, start=1)]
+        lines = [_line(label, replicates, metric, i) for i, (label, replicates) in enumerate(teachers, start=1)]
         charts.append(_chart(title, lines, top, number))
     for student in study.students:
         lines = [_line(label, by[student.key], "accuracy", i) for label, i, by in ways if student.key in by]
@@ -92,8 +92,8 @@ def _charts(study: Study) -> dict[str, Any]:
     }
 
 
-def _line(label: str, repeats: Repeats, metric: str, style: int) -> Line:
-    curves = [list(_curve(run.metrics, metric)) for run in repeats.runs]
+def _line(label: str, replicates: Replicates, metric: str, style: int) -> Line:
+    curves = [list(_curve(run.metrics, metric)) for run in replicates.runs]
     return Line(label, style, [curve for curve in curves if curve])
 
 
@@ -186,7 +186,7 @@ def _maps(pair: Pair, what: str, values: Sequence[torch.Tensor]) -> list[dict[st
     return maps
 
 
-def _recipes(study: Study) -> Iterator[tuple[str, str]]:
+def _recipes(study: RunGroup) -> Iterator[tuple[str, str]]:
     families: dict[str, list[Recipe]] = {}
     for run in study.runs:
         families.setdefault(run.recipe.family, []).append(run.recipe)

@@ -7,11 +7,11 @@ from typing import TYPE_CHECKING, Any
 
 from undistill.functional import mean_interval
 from undistill.recipe import Recipe
-from undistill.run import Workspace
 from undistill.studies.paper import PaperCell
+from undistill.workspace import Workspace
 
 if TYPE_CHECKING:
-    from undistill.studies.executors import Failure
+    from undistill.run import Failure
 
 __all__ = ["COLLAPSED", "DISAGREES", "Cell", "against", "cell_notes", "make_cell"]
 

@@ -8,16 +8,19 @@ from pathlib import Path
 from typing import Any, Literal
 
 from undistill.data import check_dataset_spec, parse_dataset_spec
+from undistill.engine.config import Training
 from undistill.errors import RecipeError, UnknownNameError
 from undistill.recipe import Recipe, make_recipe
 from undistill.registry import Spec
 
-__all__ = ["PAPER", "Changes", "adapt", "check_changes"]
+__all__ = ["PAPER", "Changes", "adapt", "check_changes", "turbo_protocol"]
 
 _PROFILES = ("exact", "fast", "turbo")
 _SMOKE_DATA = "digits(subset=100, test_subset=50)"  # a tenth of it, which Figure 5 asks for, still has every class
 _SMOKE_WIDTHS = {"resnext29": 0.03, "resnet18": 0.125, "resnet50": 0.0625}
 _SMOKE_WIDTH = 0.25
+_TENTH = 10
+_HIGHER = {"sgd": 2.0, "adam": 10.0}  # than the protocol's rate is the peak of the cycle, whose mean is half of it
 
 
 @dataclass(frozen=True)
@@ -99,8 +102,6 @@ def adapt(recipe: Recipe, changes: Changes) -> Recipe:
     fields: dict[str, Any] = {key: getattr(recipe, key) for key in Recipe.model_fields}
     fields["profile"] = changes.profile
     if changes.profile == "turbo":
-        from undistill.engine.turbo import turbo_protocol
-
         fields.update(turbo_protocol(recipe))
     model = Spec.parse(recipe.model)
     width, epochs = changes.width, changes.epochs
@@ -119,6 +120,27 @@ def adapt(recipe: Recipe, changes: Changes) -> Recipe:
     label = recipe.name or f"{Spec.parse(recipe.method).name}-{model.name}"
     data = _replace_data(recipe.data, changes)
     return make_recipe({**fields, "data": data, "name": f"{changes.label}-{label}", "folder": None})
+
+
+def turbo_protocol(training: Training) -> dict[str, Any]:
+    """Return the fields in which the turbo form of a protocol differs from it.
+
+    A tenth of the epochs, at least 2, on one cycle of the learning rate: up for three tenths of the run, then down to
+    almost nothing, as in Smith and Topin (2019), https://arxiv.org/abs/1708.07120. Its peak is twice the protocol's
+    rate for SGD and ten times for Adam, which did best, or as well as the best, with a small CNN on 20,000 images of
+    CIFAR-10. Batch size, weight decay and objective stay; the last weights are kept, since a cycle ends at its best.
+
+    Args:
+        training: The protocol to shorten, a whole recipe for example.
+    """
+    return {
+        "profile": "turbo",
+        "epochs": max(2, training.epochs // _TENTH),
+        "lr": round(training.lr * _HIGHER[training.optimizer], 12),
+        "schedule": "one_cycle",
+        "milestones": (),
+        "selection": "last",
+    }
 
 
 def _replace_data(data: str, changes: Changes) -> str:

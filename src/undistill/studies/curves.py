@@ -17,15 +17,15 @@ from typing import TYPE_CHECKING, Any
 import yaml
 
 from undistill.recipe import Recipe
-from undistill.run import Workspace
 from undistill.studies.cells import Cell, against, cell_notes, make_cell
 from undistill.studies.changes import Changes, adapt
 from undistill.studies.paper import PaperCell, PaperTable, load_paper
 from undistill.studies.protocol import nasty, normal, student
 from undistill.studies.study import STUDIES, Keep, Part, Study
+from undistill.workspace import Workspace
 
 if TYPE_CHECKING:
-    from undistill.studies.executors import Failure
+    from undistill.run import Failure
 
 __all__ = ["CURVES", "CurveStudy", "Line", "Panel", "Point", "Reference", "make_curves"]
 

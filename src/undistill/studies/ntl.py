@@ -19,14 +19,15 @@ from undistill.engine.evaluate import evaluate, predict
 from undistill.functional import mean_interval
 from undistill.recipe import Recipe, load_recipe, make_recipe
 from undistill.registry import Spec
-from undistill.run import Run, Workspace
+from undistill.run import Run
+from undistill.storage import remember
 from undistill.studies.cells import Cell, against, cell_notes, make_cell
 from undistill.studies.changes import Changes, adapt
-from undistill.studies.pair import remember
 from undistill.studies.study import STUDIES, Keep, Part, Study
+from undistill.workspace import Workspace
 
 if TYPE_CHECKING:
-    from undistill.studies.executors import Failure
+    from undistill.run import Failure
 
 __all__ = ["LABELS", "DomainNet", "NTLStudy", "domain_cell", "domains", "make_table", "measure", "recipe_of"]
 

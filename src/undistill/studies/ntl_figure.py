@@ -27,15 +27,16 @@ from undistill.engine.device import exact_arithmetic, pick_device
 from undistill.engine.evaluate import evaluate, predict
 from undistill.functional import mean_interval
 from undistill.recipe import Recipe
-from undistill.run import Run, Workspace
-from undistill.studies.areas import area
+from undistill.reporting.parts.areas import area
+from undistill.run import Run
+from undistill.storage import remember
 from undistill.studies.changes import Changes
 from undistill.studies.ntl import LABELS, DomainNet, NTLStudy, make_table
-from undistill.studies.pair import remember
 from undistill.studies.study import STUDIES, Part, Study
+from undistill.workspace import Workspace
 
 if TYPE_CHECKING:
-    from undistill.studies.executors import Failure
+    from undistill.run import Failure
 
 __all__ = ["SHIFTS", "AreaStudy", "ntl_figure", "shift_towards"]
 

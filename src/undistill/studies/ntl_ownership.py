@@ -14,15 +14,15 @@ from typing import TYPE_CHECKING, Any
 
 from undistill.recipe import Recipe
 from undistill.registry import Spec
-from undistill.run import Workspace
 from undistill.studies.cells import Cell, against, cell_notes
 from undistill.studies.changes import Changes
 from undistill.studies.ntl import LABELS, domain_cell, domains, recipe_of
 from undistill.studies.ntl_removal import SMOKE_SHARES, SOURCE, TUNED, share_of
 from undistill.studies.study import STUDIES, Keep, Part, Study
+from undistill.workspace import Workspace
 
 if TYPE_CHECKING:
-    from undistill.studies.executors import Failure
+    from undistill.run import Failure
 
 __all__ = ["GAP", "OwnershipStudy", "Suspect", "ntl_ownership"]
 

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 from abc import abstractmethod
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -17,14 +15,15 @@ from undistill.data.dataset import Dataset
 from undistill.engine.device import exact_arithmetic, pick_device
 from undistill.errors import DataError, UndistillError
 from undistill.recipe import Recipe
-from undistill.run import Run, Workspace
-from undistill.storage import write_json
+from undistill.run import Run
+from undistill.storage import remember
 from undistill.studies.study import Part, Study
+from undistill.workspace import Workspace
 
 if TYPE_CHECKING:
-    from undistill.studies.executors import Failure
+    from undistill.run import Failure
 
-__all__ = ["TEACHERS", "PairStudy", "Teachers", "remember"]
+__all__ = ["TEACHERS", "PairStudy", "Teachers"]
 
 TEACHERS = ("normal", "nasty")
 
@@ -112,37 +111,6 @@ class PairStudy(Study):
             raise DataError(f"the images of {self.normal.data} have changed since the teachers were trained")
         with exact_arithmetic(device):
             return self.compute(Teachers(runs, data, device))
-
-
-def remember(folder: Path, name: str, key: Mapping[str, Any], compute: Callable[[], dict[str, Any]]) -> dict[str, Any]:
-    """Return what was computed for a key before, else compute it and write that down.
-
-    A file that is damaged, or of another key, counts for nothing and is replaced.
-
-    Args:
-        folder: Where results are kept.
-        name: First part of the file's name.
-        key: Plain values that decide the result.
-        compute: Returns plain JSON values.
-
-    Raises:
-        RunError: The disk is full or the folder is not writable.
-    """
-    path = folder / f"{name}-{_digest(key)[:12]}.json"
-    try:
-        known = json.loads(path.read_text(encoding="utf-8"))
-        value: dict[str, Any] = known["value"]
-        if known["key"] == key and known["sha256"] == _digest(value):
-            return value
-    except (OSError, ValueError, TypeError, KeyError):
-        pass
-    value = compute()
-    write_json(path, {"key": key, "sha256": _digest(value), "value": value})
-    return value
-
-
-def _digest(value: Any) -> str:
-    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
 
 
 def _reason(failure: Failure | None) -> str:

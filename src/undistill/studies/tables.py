@@ -1,7 +1,8 @@
-"""Tables 1 to 5 of the paper as recipes: one for each cell and seed, under the names that its numbers have.
+"""The tables of the paper as recipes: one for each cell and seed, under the names that its numbers have.
 
 References:
     Ma et al., "Undistillable: Making A Nasty Teacher That CANNOT Teach Students", ICLR 2021.
+    Chen et al., "Data-Free Learning of Student Networks", ICCV 2019.
 """
 
 from __future__ import annotations
@@ -13,17 +14,18 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from undistill.recipe import Recipe
-from undistill.run import Workspace
 from undistill.studies.cells import against, cell_notes, make_cell
 from undistill.studies.changes import Changes, adapt
+from undistill.studies.datafree import data_free
 from undistill.studies.paper import PaperTable, load_paper
 from undistill.studies.protocol import nasty, normal, student
 from undistill.studies.study import STUDIES, Keep, Part, Study
+from undistill.workspace import Workspace
 
 if TYPE_CHECKING:
-    from undistill.studies.executors import Failure
+    from undistill.run import Failure
 
-__all__ = ["TABLES", "TableStudy", "make_table"]
+__all__ = ["TABLES", "TableStudy", "make_table", "table6"]
 
 TABLES = ("table1", "table2", "table3", "table4", "table5")
 
@@ -113,6 +115,29 @@ def make_table(name: str, *, seeds: int, changes: Changes) -> TableStudy:
 
 for _name in TABLES:
     STUDIES.register(_name)(partial(make_table, _name))
+
+
+@STUDIES.register("table6")
+def table6(*, seeds: int, changes: Changes) -> TableStudy:
+    """Return Table 6: what a thief without data (DAFL) gets from a ResNet-34 on CIFAR-10 and CIFAR-100.
+
+    The paper does not name the students; they are ResNet-18, as in the DAFL paper.
+    """
+    paper = load_paper()["table6"]
+
+    def recipe(row: str, column: str, seed: int) -> Recipe:
+        data, kind = paper.columns[column].dataset, paper.rows[row].kind
+        teacher = (normal if kind == "normal" else nasty)(data, "resnet34", seed)
+        if paper.columns[column].measure == "teacher":
+            return adapt(teacher, changes)
+        return data_free(data, "dafl", teacher, changes)
+
+    cells = {
+        (row, column): tuple(recipe(row, column, seed) for seed in range(seeds))
+        for row in paper.rows
+        for column in paper.columns
+    }
+    return TableStudy("table6", paper.title, seeds, changes, paper, cells)
 
 
 def _recipe(paper: PaperTable, row: str, column: str, seed: int) -> Recipe | None:

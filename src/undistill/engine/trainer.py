@@ -1,0 +1,253 @@
+"""One job under way."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+
+import torch
+from torch import Tensor
+
+from undistill.data.dataset import Dataset, Frame, Images
+from undistill.data.loader import Batch, Stream
+from undistill.engine.evaluate import Evaluation, evaluate, predict
+from undistill.engine.guard import DivergenceGuard
+from undistill.engine.job import Job, TrainResult
+from undistill.engine.optim import learning_rate, make_optimizer
+from undistill.engine.state import Position, TrainState
+from undistill.engine.stepping import Learner, make_stepper
+from undistill.engine.synthetic import write_images
+from undistill.errors import InterruptedRunError
+from undistill.objective import StepOutput
+
+__all__ = ["Trainer"]
+
+# A state is saved when the time since the last save is this many times what a save takes.
+_SAVE_RATIO = 50
+
+
+class Trainer:
+    """A net in training: advances a batch at a time, closes epochs, saves its state and finishes.
+
+    Args:
+        job: What to train, and how.
+        data: Training and test images.
+        loader: Of the batches that it will be given.
+        held_out: The held-out part of the training set, on the device; may be empty.
+        test: The test set, on the device.
+        device: Where to compute.
+        alone: No other job draws from torch's random generators in between.
+
+    Attributes:
+        outcome: Set once there is one; until then the job is under way.
+        stepper: Takes its steps; there from ``resume`` on.
+    """
+
+    def __init__(
+        self,
+        job: Job,
+        data: Dataset,
+        loader: Stream,
+        held_out: Images,
+        test: Images,
+        device: torch.device,
+        *,
+        alone: bool,
+    ) -> None:
+        self.job = job
+        self.outcome: TrainResult | Exception | None = None
+        self._data, self._loader, self._test, self._device, self._alone = data, loader, test, device, alone
+        on_test = job.config.selection == "paper" or not len(held_out)
+        self._monitored, self._split = (test, "test") if on_test else (held_out, "heldout")
+        self._random = self._random_state()
+
+    @property
+    def position(self) -> Position:
+        """Where training stands."""
+        return self._state.position
+
+    @property
+    def place(self) -> str:
+        """Where training stands, in words."""
+        position, epochs = self.position, self.job.config.epochs
+        if position.epoch == epochs:
+            return "the end of the last epoch"
+        return f"epoch {position.epoch + 1} of {epochs}, step {position.step} of {len(self._loader)}"
+
+    @contextmanager
+    def turn(self) -> Iterator[None]:
+        """Give torch's random generators the state that this job left them in; what is raised becomes the outcome."""
+        if not self._alone:
+            self._set_random_state()
+        try:
+            yield
+        except InterruptedRunError:
+            raise
+        except Exception as error:  # a bug or a lack of memory too: the other jobs have nothing to do with it
+            self.outcome = error
+        if not self._alone:
+            self._random = self._random_state()
+
+    def resume(self) -> None:
+        """Take over a saved state, where there is one."""
+        path, model, victim = self.job.state_path, self.job.nets.model, self.job.nets.victim
+        frame = Frame.of(self._data)
+        self.job.objective.start(self.job.nets, frame)
+        companion = self.job.objective.companion(self.job.nets, frame, self._device)
+        self._companion = companion
+        optimizer = make_optimizer(self.job.config, model)
+        self._state = TrainState(model, optimizer, self._device, self.job.inputs_digest, companion)
+        if path is not None and path.exists():
+            self._state.load(path)
+            if victim is not None:
+                victim.queries = self.position.queries
+        self._guard = DivergenceGuard(self._device, self.position.last_finite_loss)
+        nets = replace(self.job.nets, companion=companion)
+        self.stepper = make_stepper(
+            Learner(self.job.objective, nets, self._state.optimizer, self._watch),
+            self.job.config,
+            self._device,
+            steps=self.job.config.epochs * len(self._loader),
+        )
+        self._clock = self._saved_at = time.perf_counter()
+        self._share, self._save_seconds = 1.0, 0.0
+        self.save()
+        self.finish_if_done()
+
+    def begin_epoch(self, share: float) -> None:
+        """Get ready for the batches of an epoch, or of the rest of one; this share of the time will be this job's."""
+        self._clock, self._share = time.perf_counter(), share
+        self.job.nets.model.train()
+
+    @property
+    def lr(self) -> float:
+        """Learning rate of the next step."""
+        return learning_rate(self.job.config, self.position.epoch, self.position.step, len(self._loader))
+
+    def advance(self, batch: Batch, taken: StepOutput | Exception | None = None) -> None:
+        """Train on one batch; where a stack has taken the step already, take note of what came of it."""
+        if isinstance(taken, Exception):
+            raise taken
+        position, steps = self.position, len(self._loader)
+        self._add(taken or self.stepper(batch, self.lr), batch)
+        position.step += 1
+        position.images += len(batch.y)
+        if self.job.callback is not None:
+            self.job.callback.step(position.epoch + 1, position.step, steps)
+        if self._device.type == "cpu":
+            self.save(only_if_due=True)
+
+    def close_epoch(self) -> None:
+        """Measure the net, keep its weights if they are the best, and tell the callback."""
+        self._guard.check()
+        config, position = self.job.config, self.position
+        sums = {key: float(value) for key, value in self._state.sums.items()}
+        images, correct = len(self._loader.y), sums.pop("correct")
+        rate = learning_rate(config, position.epoch, position.step - 1, len(self._loader))
+        position.epoch, position.step, self._state.sums = position.epoch + 1, 0, {}
+        position.last_finite_loss = self._guard.last_finite_loss
+        found = self._measure(self._monitored)
+        score = found.batch_mean_accuracy if config.selection == "paper" else found.accuracy
+        # Ties go to the later epoch, as in the paper's code.
+        if config.selection != "last" and (position.best_score is None or score >= position.best_score):
+            self._state.keep_best(score)
+        record = {
+            "epoch": position.epoch,
+            "lr": rate,
+            "train_accuracy": 100 * correct / images,
+            **{f"train_{name}": value / images for name, value in sums.items()},
+            f"{self._split}_accuracy": found.accuracy,
+            f"{self._split}_nll": found.nll,
+            f"{self._split}_top_class_share": found.top_class_share,
+        }
+        if self.job.callback is not None:
+            self.job.callback.epoch(record)
+        self._count_time()
+        self.save(only_if_due=True)
+
+    def finish_if_done(self) -> None:
+        """After the last epoch, save, choose the weights that the protocol keeps, and measure them."""
+        position = self.position
+        if position.epoch < self.job.config.epochs:
+            return
+        self.save()
+        self._show()
+        selected = last = self._measure(self._test)
+        if self._state.best and position.best_epoch != position.epoch:
+            self.job.nets.model.load_state_dict(self._state.best)
+            selected = self._measure(self._test)
+        self.outcome = TrainResult(
+            last=last,
+            selected=selected,
+            selected_epoch=position.best_epoch or position.epoch,
+            images_per_s=position.images / max(position.seconds, 1e-9),
+            seconds=position.seconds,
+            tuning=None if self.stepper.tuning is None else self.stepper.tuning.model_dump(),
+        )
+
+    def save(self, *, only_if_due: bool = False) -> None:
+        """Write the state, unless something in it is not finite.
+
+        Raises:
+            DivergenceError: A loss or a gradient was not finite; the last good state is kept.
+        """
+        now = time.perf_counter()
+        if only_if_due and now - self._saved_at < _SAVE_RATIO * self._save_seconds:
+            return
+        self._guard.check()
+        if only_if_due and not self._state.finite:
+            return  # the next step or evaluation stops the run: keep the last good state
+        position, victim = self.position, self.job.nets.victim
+        position.last_finite_loss = self._guard.last_finite_loss
+        position.queries = victim.queries if victim is not None else 0
+        self._count_time()
+        if self.job.state_path is not None:
+            self._state.save(self.job.state_path)
+        self._saved_at = time.perf_counter()
+        self._save_seconds = self._saved_at - now
+
+    def _show(self) -> None:
+        """Keep some of the images that a thief made of nothing, to be looked at."""
+        gallery = self._companion.gallery() if self._companion is not None else None
+        if gallery is not None and self.job.state_path is not None:
+            write_images(self.job.state_path.parent, gallery)
+
+    def _count_time(self) -> None:
+        now = time.perf_counter()
+        self.position.seconds += (now - self._clock) * self._share
+        self._clock = now
+
+    def _watch(self, loss: Tensor, norm: Tensor) -> None:
+        self._guard.watch(self.position.epoch, self.position.step, loss, norm)
+
+    def _add(self, output: StepOutput, batch: Batch) -> None:
+        """Add one step to the sums of the epoch, on the device: nothing here waits for a result."""
+        size, labels = len(batch.y), batch.y if output.labels is None else output.labels
+        correct = (output.logits.detach().argmax(dim=1) == labels).sum()
+        terms = {"loss": output.loss, **output.logs}
+        found = {"correct": correct, **{name: value.detach().double() * size for name, value in terms.items()}}
+        sums = self._state.sums
+        for name, value in found.items():
+            sums[name] = sums[name] + value if name in sums else value
+
+    def _measure(self, images: Images) -> Evaluation:
+        data = self._data
+        logits = predict(self.job.nets.model, images, mean=data.mean, std=data.std, device=self._device)
+        found = evaluate(logits, images.y)
+        if not math.isfinite(found.nll):  # the last update broke the net, and no step came after it
+            raise self._guard.error("loss on unseen images", self.position.epoch, len(self._loader))
+        return found
+
+    def _random_state(self) -> tuple[Tensor, ...]:
+        states = [torch.get_rng_state()]
+        if self._device.type == "cuda":
+            states.append(torch.cuda.get_rng_state(self._device))
+        return tuple(states)
+
+    def _set_random_state(self) -> None:
+        torch.set_rng_state(self._random[0])
+        if self._device.type == "cuda":
+            torch.cuda.set_rng_state(self._random[1], self._device)

@@ -1,0 +1,1 @@
+"""Kernels in C that torch has none like, and the compiler that builds them on first use."""

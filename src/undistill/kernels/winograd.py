@@ -1,0 +1,218 @@
+"""3x3 convolutions on CPU by Winograd's algorithm: a quarter of the multiplications, equal results up to rounding.
+
+Direct convolutions run near the peak of the processor here, so that only fewer operations make them faster. Every 4x4
+tile of an output channel takes 36 multiplications per input channel, where the direct form takes 144. Lavin and Gray,
+*Fast Algorithms for Convolutional Neural Networks* (CVPR 2016), https://arxiv.org/abs/1509.09308, section 4; the
+gradients take the same transforms backwards. ``winograd.c`` does the work.
+"""
+
+from __future__ import annotations
+
+import ctypes
+from collections.abc import Callable, Sequence
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.overrides import TorchFunctionMode
+
+from undistill.kernels.native import load_library
+
+__all__ = ["Winograd", "conv3x3", "conv3x3_weight"]
+
+_CHANNELS = 16  # a multiple of them fills the vector registers
+_POINTS = 36
+_SCRATCH = 2**27  # numbers, half a GiB: wide layers are for fewer threads
+_TILES = 48  # at a time: as many as stay in the cache
+
+
+class Winograd(TorchFunctionMode):
+    """While it is entered, ``torch`` computes fitting convolutions by ``conv3x3``, and all else as before.
+
+    Fitting: float32 on CPU, 3x3, stride 1, padding 1, not grouped or dilated, channels a multiple of 16, images laid
+    out as ``channels_last``.
+
+    Raises:
+        RunError: There is no working C compiler.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        _library()
+
+    def __torch_function__(
+        self, func: Callable[..., Any], types: Sequence[type], args: Sequence[Any] = (), kwargs: Any = None
+    ) -> Any:
+        """Replace a call of torch where it is a convolution that fits."""
+        kwargs = kwargs or {}
+        if func is F.conv2d and _fits(*args, **kwargs):
+            return conv3x3(*_operands(*args, **kwargs))
+        return func(*args, **kwargs)
+
+
+@torch.library.custom_op("undistill::conv3x3", mutates_args=())
+def conv3x3(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    """Convolve with stride 1 and padding 1.
+
+    Args:
+        x: Images (B, C, H, W), float32 on CPU; C a multiple of 16.
+        weight: (K, C, 3, 3), float32; K a multiple of 16.
+        bias: (K,), or None.
+
+    Returns:
+        (B, K, H, W), ``channels_last``. It differs from a direct convolution by a few 1e-6 of its norm. Its gradients
+        are such convolutions too, so that it has derivatives of any order.
+
+    Raises:
+        ValueError: The channels are not such multiples, or the weight is for other channels.
+    """
+    x = x.contiguous(memory_format=torch.channels_last)
+    (n, c, h, w), k, threads = x.shape, weight.shape[0], torch.get_num_threads()
+    _check(c, k)
+    if weight.shape[1] != c:
+        raise ValueError(f"the images have {c} channels, the weight is for {weight.shape[1]}")
+    panels = weight.reshape(k // _lanes(), _lanes(), c, 3, 3).permute(3, 4, 0, 2, 1).contiguous()
+    y, transformed = _like(x, k), x.new_empty(_POINTS * c * k)
+    _library().transform_weight(panels.data_ptr(), transformed.data_ptr(), c * k, threads)
+    scratch = x.new_empty(threads * _POINTS * _TILES * (c + k))
+    shift = None if bias is None else bias.contiguous()
+    _library().convolve(
+        x.data_ptr(),
+        transformed.data_ptr(),
+        None if shift is None else shift.data_ptr(),
+        y.data_ptr(),
+        scratch.data_ptr(),
+        *(n, h, w, c, k, _TILES, threads),
+    )
+    return y
+
+
+@torch.library.custom_op("undistill::conv3x3_weight", mutates_args=())
+def conv3x3_weight(x: Tensor, grad: Tensor) -> Tensor:
+    """Return the gradient of the weight of ``conv3x3``.
+
+    Args:
+        x: Its images (B, C, H, W).
+        grad: Gradient of its result (B, K, H, W).
+
+    Returns:
+        (K, C, 3, 3).
+
+    Raises:
+        ValueError: C or K is not a multiple of 16.
+    """
+    x, grad = (t.contiguous(memory_format=torch.channels_last) for t in (x, grad))
+    (n, c, h, w), k, threads = x.shape, grad.shape[1], torch.get_num_threads()
+    _check(c, k)
+    if n == 0:
+        return x.new_zeros((k, 3, 3, c)).permute(0, 3, 1, 2)
+    panels = x.new_empty((3, 3, k // _lanes(), c, _lanes()))
+    a_thread = _POINTS * (_TILES * (c + k) + c * k)
+    threads = max(1, min(threads, _SCRATCH // a_thread))
+    scratch = x.new_empty(threads * a_thread)
+    _library().weight_gradient(
+        x.data_ptr(), grad.data_ptr(), panels.data_ptr(), scratch.data_ptr(), *(n, h, w, c, k, _TILES, threads)
+    )
+    return panels.permute(2, 4, 3, 0, 1).flatten(0, 1).contiguous(memory_format=torch.channels_last)
+
+
+@conv3x3.register_fake
+def _(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    return _like(x, weight.shape[0])
+
+
+@conv3x3_weight.register_fake
+def _(x: Tensor, grad: Tensor) -> Tensor:
+    return x.new_empty((grad.shape[1], 3, 3, x.shape[1])).permute(0, 3, 1, 2)
+
+
+def _save(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+    ctx.save_for_backward(*inputs[:2])
+
+
+def _conv3x3_backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
+    x, weight = ctx.saved_tensors
+    of_x, of_weight, of_bias = ctx.needs_input_grad
+    return (
+        conv3x3(grad, _turned(weight), None) if of_x else None,
+        conv3x3_weight(x, grad) if of_weight else None,
+        grad.sum((0, 2, 3)) if of_bias else None,
+    )
+
+
+def _conv3x3_weight_backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor | None]:
+    x, of_output = ctx.saved_tensors
+    of_x, of_grad = ctx.needs_input_grad
+    return conv3x3(of_output, _turned(grad), None) if of_x else None, conv3x3(x, grad, None) if of_grad else None
+
+
+conv3x3.register_autograd(_conv3x3_backward, setup_context=_save)
+conv3x3_weight.register_autograd(_conv3x3_weight_backward, setup_context=_save)
+
+
+def _check(*channels: int) -> None:
+    if any(count % _CHANNELS for count in channels):
+        raise ValueError(f"channels must be multiples of {_CHANNELS}, got {channels[0]} in and {channels[1]} out")
+
+
+def _turned(weight: Tensor) -> Tensor:
+    """Return the weight of the convolution that carries gradients back."""
+    return weight.flip(2, 3).transpose(0, 1)
+
+
+def _like(x: Tensor, channels: int) -> Tensor:
+    n, _, h, w = x.shape
+    return x.new_empty((n, h, w, channels)).permute(0, 3, 1, 2)
+
+
+def _operands(input: Tensor, weight: Tensor, bias: Tensor | None = None, *_: Any, **__: Any) -> Any:
+    return input, weight, bias
+
+
+def _fits(
+    input: Any,
+    weight: Any,
+    bias: Any = None,
+    stride: Any = 1,
+    padding: Any = 0,
+    dilation: Any = 1,
+    groups: int = 1,
+) -> bool:
+    return (
+        tuple(weight.shape[2:]) == (3, 3)
+        and _pair(stride) == _pair(padding) == _pair(dilation) == (1, 1)
+        and groups == 1
+        and input.ndim == 4
+        and input.numel() > 0
+        and weight.shape[0] % _CHANNELS == weight.shape[1] % _CHANNELS == 0
+        and weight.shape[1] == input.shape[1]
+        and (bias is None or bias.shape == weight.shape[:1])
+        and all(t.dtype == torch.float32 and t.device.type == "cpu" for t in (input, weight, bias) if t is not None)
+        and not torch.is_autocast_enabled("cpu")
+        and input.is_contiguous(memory_format=torch.channels_last)
+    )
+
+
+def _pair(value: Any) -> Any:
+    return (value, value) if isinstance(value, int) else tuple(value)
+
+
+@cache
+def _lanes() -> int:
+    """Return the number of channels in a panel of the transformed weights."""
+    return int(_library().lanes())
+
+
+@cache
+def _library() -> ctypes.CDLL:
+    library = load_library(Path(__file__).with_name("winograd.c"))
+    pointer, number, threads = ctypes.c_void_p, ctypes.c_long, ctypes.c_int
+    library.transform_weight.argtypes = [*[pointer] * 2, number, threads]
+    library.convolve.argtypes = [*[pointer] * 5, *[number] * 6, threads]
+    library.weight_gradient.argtypes = [*[pointer] * 4, *[number] * 6, threads]
+    for function in (library.transform_weight, library.convolve, library.weight_gradient):
+        function.restype = None
+    return library

@@ -1,0 +1,1 @@
+"""From what somebody asks for to what came out: plan, cost, executors, progress, results."""

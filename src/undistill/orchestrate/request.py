@@ -1,0 +1,135 @@
+"""Which studies somebody asks for, and with what changes."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+from typing import Any, Self
+
+from undistill.errors import RecipeError, UnknownNameError
+from undistill.registry import Spec
+from undistill.studies.changes import PAPER, Changes, check_changes
+from undistill.studies.study import PRINTED, STUDIES, Study, list_studies
+
+__all__ = ["Request", "load_studies"]
+
+
+@dataclass(frozen=True)
+class Request:
+    """What somebody asked for: enough to plan it again.
+
+    Attributes:
+        study: Name of a study, or ``"all"``.
+        seeds: As of ``load_studies``, and so are the others.
+        only: Rows to run.
+        skip: Rows to leave out.
+        changes: To every recipe.
+    """
+
+    study: str
+    seeds: int = 1
+    only: tuple[str, ...] = ()
+    skip: tuple[str, ...] = ()
+    changes: Changes = PAPER
+
+    @property
+    def of_paper(self) -> bool:
+        """Whether the protocol is the paper's, as of its tables and figures; any other study has one of our own."""
+        return self.study == "all" or self.study.startswith(PRINTED)
+
+    @property
+    def label(self) -> str:
+        """The label of the changes; ``changed`` in place of ``reduced`` where the protocol is our own."""
+        return self.changes.label if self.of_paper else self.changes.label.replace("reduced", "changed")
+
+    @property
+    def folder(self) -> str:
+        """Name of the folder of what comes out."""
+        return self.study if self.label == "paper" else f"{self.study}-{self.label}"
+
+    @property
+    def command(self) -> str:
+        """The command line that asks for it."""
+        changes = self.changes
+        words = ["undistill", "reproduce", self.study, *(["--smoke"] if changes.smoke else [])]
+        words += ["--seeds", str(self.seeds)] if self.seeds > 1 else []
+        words += [word for row in self.only for word in ("--only", row)]
+        words += [word for row in self.skip for word in ("--skip", row)]
+        words += [word for name, spec in (changes.data or {}).items() for word in ("--data", f"{name}={spec}")]
+        words += ["--epochs", str(changes.epochs)] if changes.epochs is not None else []
+        words += ["--width", f"{changes.width:g}"] if changes.width is not None else []
+        words += ["--profile", changes.profile] if changes.profile != "exact" else []
+        return shlex.join(words)
+
+    def load(self) -> tuple[Study, ...]:
+        """Return the studies; see ``load_studies``."""
+        return load_studies(self.study, seeds=self.seeds, only=self.only, skip=self.skip, changes=self.changes)
+
+    def to_json(self) -> dict[str, Any]:
+        """Return it as plain values."""
+        return {
+            "study": self.study,
+            "seeds": self.seeds,
+            "only": list(self.only),
+            "skip": list(self.skip),
+            "changes": self.changes.describe(),
+        }
+
+    @classmethod
+    def from_json(cls, values: Mapping[str, Any]) -> Self:
+        """Return the request that ``to_json`` wrote."""
+        rows = {key: tuple(values[key]) for key in ("only", "skip")}
+        return cls(values["study"], values["seeds"], **rows, changes=Changes(**values["changes"]))
+
+
+def load_studies(
+    name: str,
+    *,
+    seeds: int = 1,
+    only: Collection[str] = (),
+    skip: Collection[str] = (),
+    changes: Changes = PAPER,
+) -> tuple[Study, ...]:
+    """Return one study, or all.
+
+    Args:
+        name: One of ``list_studies()``, or ``"all"``.
+        seeds: Repetitions, 1 or more: seeds 0 to ``seeds - 1``.
+        only: Names of the rows, lines or studies to run; all if empty.
+        skip: Names of rows, lines or studies to leave out.
+        changes: What to change in every recipe.
+
+    Raises:
+        RecipeError: A name or number is wrong, a change does not fit a recipe, or nothing is left.
+    """
+    if name != "all" and name not in STUDIES:
+        raise UnknownNameError("study", name, (*STUDIES.names(), "all"))
+    if seeds < 1:
+        raise RecipeError(f"seeds: must be 1 or more, got {seeds}")
+    check_changes(changes)
+    names = list_studies() if name == "all" else (name,)
+    if changes.data:
+        _check_names(changes.data, names)
+    studies = [STUDIES[each](seeds=seeds, changes=changes) for each in names]
+    known = {row for study in studies for row in (study.name, *study.rows)}
+    for row in (*only, *skip):
+        if row not in known:
+            raise UnknownNameError("row" if name == "all" else f"row of {name}", row, known)
+
+    def keep(*names: str) -> bool:
+        return (not only or not set(names).isdisjoint(only)) and set(names).isdisjoint(skip)
+
+    found = tuple(part for study in studies if (part := study.pick(keep)) is not None)
+    if not found:
+        raise RecipeError("--only and --skip leave no row; remove one of them")
+    return found
+
+
+def _check_names(data: Collection[str], studies: Collection[str]) -> None:
+    """Refuse to replace a data set that none of the studies looks at."""
+    plain = (STUDIES[study](seeds=1, changes=PAPER) for study in studies)
+    known = {Spec.parse(spec).name for study in plain for spec in study.data}
+    for name in data:
+        if name not in known:
+            raise UnknownNameError("data set of this study", name, known)

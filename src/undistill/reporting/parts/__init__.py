@@ -1,0 +1,1 @@
+"""Kinds of parts that a document can have: one file each."""

@@ -1,0 +1,370 @@
+"""From run folders to studies: teachers, students, and who was stolen from how."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from undistill.engine.config import Training
+from undistill.errors import RecipeError, RunError
+from undistill.functional import Interval, mean_interval
+from undistill.methods import build_method
+from undistill.recipe import Recipe, Source
+from undistill.reporting.wording import distinguish, method_label, model_label
+from undistill.run import Run
+from undistill.workspace import Workspace
+
+__all__ = ["Extraction", "Replicates", "RunGroup", "Student", "Teacher", "collect"]
+
+_EVALUATION = ("accuracy", "batch_mean_accuracy", "collapsed", "top_class_share", "nll", "ece")
+_RESULT = ("classes", "test_images", "parameters", "seconds", "images_per_s", "data_fingerprint", "provenance")
+
+
+@dataclass(frozen=True)
+class Replicates:
+    """Runs that differ in their seeds only.
+
+    Attributes:
+        runs: At least one, by seed.
+    """
+
+    runs: tuple[Run, ...]
+
+    @property
+    def recipe(self) -> Recipe:
+        """Of the first run."""
+        return self.runs[0].recipe
+
+    @cached_property
+    def accuracy(self) -> Interval:
+        """Test accuracy in percent of the weights that the recipe keeps."""
+        return mean_interval(run.accuracy for run in self.runs)
+
+    @property
+    def last_accuracies(self) -> list[float]:
+        """Test accuracy in percent of each run at its last epoch."""
+        key = "batch_mean_accuracy" if self.recipe.selection == "paper" else "accuracy"
+        return [float(run.result["last"][key]) for run in self.runs]
+
+    @cached_property
+    def last_accuracy(self) -> Interval:
+        """Test accuracy in percent at the last epoch."""
+        return mean_interval(self.last_accuracies)
+
+    @property
+    def collapsed(self) -> tuple[Run, ...]:
+        """Those that answer one class for nearly every test image."""
+        return tuple(run for run in self.runs if run.collapsed)
+
+
+@dataclass(frozen=True)
+class Teacher:
+    """A net that was stolen from, defended, or trained without anyone learning from it.
+
+    Attributes:
+        key: Tells it from other teachers.
+        label: What it is called in full, e.g. ``resnet18, nasty (τ=4, ω=0.04)``.
+        name: What it is called in short where that is unique in the study, e.g. ``the nasty teacher``.
+        source: Its recipe, or its weights where no recipe made them.
+        replicates: Its runs; None where they are not at hand.
+        twin: Key of its adversary, the normally trained twin; None for a teacher without one.
+    """
+
+    key: str
+    label: str
+    name: str
+    source: Source
+    replicates: Replicates | None
+    twin: str | None
+
+    @property
+    def defended(self) -> bool:
+        """Whether a defense trained it."""
+        return isinstance(self.source, Recipe) and self.source.kind == "defense"
+
+    @property
+    def temperature(self) -> float | None:
+        """Temperature τ_A of its defense."""
+        return getattr(self.source.objective, "temperature", None) if isinstance(self.source, Recipe) else None
+
+
+@dataclass(frozen=True)
+class Student:
+    """One architecture under one protocol: a column of the table.
+
+    Attributes:
+        key: Tells it from other students.
+        label: Its model spec.
+        name: A short name, unique in the study.
+        references: Its runs without any victim, by method spec.
+    """
+
+    key: str
+    label: str
+    name: str
+    references: Mapping[str, Replicates]
+
+    @property
+    def baseline(self) -> Interval | None:
+        """Accuracy of the student alone, trained on true labels with cross-entropy."""
+        return self.references["ce"].accuracy if "ce" in self.references else None
+
+
+@dataclass(frozen=True)
+class Extraction:
+    """One way of stealing from one teacher, by every student that tried it.
+
+    Attributes:
+        teacher: Key of the victim.
+        method: Spec of the attack.
+        label: What it is called, e.g. ``kd (τ=4, α=0.9)``.
+        textbook: Distillation at the very temperature that the defense was made for; any other way is adaptive.
+        uses_labels: The attack needs the true labels too.
+        by: Its runs by the key of the student.
+    """
+
+    teacher: str
+    method: str
+    label: str
+    textbook: bool
+    uses_labels: bool
+    by: Mapping[str, Replicates]
+
+
+@dataclass(frozen=True)
+class RunGroup:
+    """Everything that was run on one data set.
+
+    Attributes:
+        data: Data set spec.
+        runs: All runs.
+        teachers: Every normal one before its defended twins.
+        students: From small to large.
+        extractions: In the order of the teachers, textbook first.
+        unfinished: Number of runs that were found but are not finished.
+    """
+
+    data: str
+    runs: tuple[Run, ...]
+    teachers: tuple[Teacher, ...]
+    students: tuple[Student, ...]
+    extractions: tuple[Extraction, ...]
+    unfinished: int = field(default=0)
+
+    def teacher(self, key: str | None) -> Teacher | None:
+        """Return a teacher of the study."""
+        return next((teacher for teacher in self.teachers if teacher.key == key), None)
+
+    def teacher_name(self, key: str) -> str:
+        """Return the short name of a teacher of the study."""
+        return next(teacher.name for teacher in self.teachers if teacher.key == key)
+
+    def extractions_from(self, key: str) -> list[Extraction]:
+        """Return how a teacher was stolen from."""
+        return [extraction for extraction in self.extractions if extraction.teacher == key]
+
+
+def collect(runs: Run | str | Path | Sequence[Run | str | Path]) -> tuple[RunGroup, ...]:
+    """Group runs into one study a data set.
+
+    Args:
+        runs: Runs, run folders, or folders that hold runs (down to two levels).
+
+    Raises:
+        RunError: There is no finished run, or a result is damaged.
+    """
+    given = [runs] if isinstance(runs, Run | str | Path) else list(runs)
+    found: dict[str, Run] = {}
+    unfinished = 0
+    for source in given:
+        finished, left_out = _find(source)
+        unfinished += left_out
+        for run in finished:
+            _check(run)
+            found.setdefault(run.recipe.hash, run)
+    if not found:
+        raise RunError("no runs were given; give run folders, or a folder that holds finished runs")
+    for run in list(found.values()):
+        for other in _sources_beside(run):
+            found.setdefault(other.recipe.hash, other)
+    groups: dict[tuple[str, str], list[Run]] = defaultdict(list)
+    for run in found.values():
+        groups[run.recipe.data, run.result["data_fingerprint"]].append(run)
+    return tuple(_study(data, group, unfinished) for (data, _), group in sorted(groups.items()))
+
+
+def _find(source: Run | str | Path) -> tuple[list[Run], int]:
+    """Return the finished runs of a run, run folder or folder of runs, and how many are not finished."""
+    if isinstance(source, Run):
+        return [source], 0
+    folder = Path(source)
+    if not folder.is_dir():
+        raise RunError(f"there is no folder {str(folder)!r}; give a run folder, or a folder that holds runs")
+    if (folder / "recipe.yaml").is_file():
+        return [Run(folder)], 0
+    inside = [Run(path.parent) for depth in ("*", "*/*") for path in sorted(folder.glob(f"{depth}/recipe.yaml"))]
+    finished = [run for run in inside if run.finished]
+    if not finished:
+        hint = f"{len(inside)} unfinished; run their commands again to go on" if inside else "make one with train"
+        raise RunError(f"{str(folder)!r} holds no finished run ({hint})")
+    return finished, len(inside) - len(finished)
+
+
+def _sources_beside(run: Run) -> Iterator[Run]:
+    """Yield the runs of a run's victim and adversary, and theirs, where they are at hand."""
+    beside = Workspace(run.folder.parent, instances=run.instances)
+    for source in (run.recipe.victim, run.recipe.adversary):
+        other = beside.find(source) if isinstance(source, Recipe) else None
+        if other is not None:
+            _check(other)
+            yield other
+            yield from _sources_beside(other)
+
+
+def _check(run: Run) -> None:
+    """Refuse a run whose recipe or result cannot be read."""
+    try:
+        _ = run.recipe
+    except RecipeError as error:
+        raise RunError(f"the recipe of {run.folder} cannot be used: {'; '.join(error.problems)}") from error
+    try:
+        result: dict[str, Any] = run.result
+        missing = [key for key in _RESULT if key not in result]
+        missing += [f"{part}.{key}" for part in ("selected", "last") for key in _EVALUATION if key not in result[part]]
+    except (KeyError, TypeError) as error:
+        missing = [str(error)]
+    if missing:
+        raise RunError(
+            f"{run.folder / 'result.json'} is damaged ({', '.join(missing)} missing); "
+            "delete it and run the same command"
+        )
+
+
+def _study(data: str, runs: Iterable[Run], unfinished: int) -> RunGroup:
+    families: dict[str, list[Run]] = defaultdict(list)
+    ordered = sorted(runs, key=lambda run: (run.recipe.model, run.recipe.method, run.recipe.seed, run.recipe.hash))
+    for run in ordered:
+        families[run.recipe.family].append(run)
+    replicates = [Replicates(tuple(family)) for family in families.values()]
+    teachers = _teachers(replicates)
+    attacks = [replicate for replicate in replicates if replicate.recipe.kind == "attack"]
+    students = _students(attacks, [replicate for replicate in replicates if replicate.recipe.kind == "reference"])
+    return RunGroup(data, tuple(ordered), teachers, students, _extractions(attacks, teachers), unfinished)
+
+
+def _teachers(replicates: Sequence[Replicates]) -> tuple[Teacher, ...]:
+    sources: dict[str, Source] = {}
+    learned_from: set[str] = set()
+    for recipe in (replicate.recipe for replicate in replicates):
+        for source in (recipe.adversary, recipe.victim):
+            if source is not None:
+                sources.setdefault(_key(source), source)
+                learned_from.add(_key(source))
+    student_models = {_student_key(replicate.recipe) for replicate in replicates if replicate.recipe.kind == "attack"}
+    own = {replicate.recipe.family: replicate for replicate in replicates}
+    for family, replicate in own.items():
+        alone = replicate.recipe.kind == "reference" and _student_key(replicate.recipe) not in student_models
+        if replicate.recipe.kind == "defense" or alone or family in learned_from:
+            sources[family] = replicate.recipe
+    keys = sorted(sources, key=lambda key: _teacher_order(sources[key]))
+    labels = distinguish([_teacher_label(sources[key]) for key in keys], [_details(sources[key]) for key in keys])
+    names = [_teacher_name(sources[key]) for key in keys]
+    short = [name if names.count(name) == 1 else label for name, label in zip(names, labels, strict=True)]
+    return tuple(
+        Teacher(key, label, name, sources[key], own.get(key), _twin(sources[key]))
+        for key, label, name in zip(keys, labels, short, strict=True)
+    )
+
+
+def _key(source: Source) -> str:
+    return source.family if isinstance(source, Recipe) else f"weights-{source.sha256}"
+
+
+def _twin(source: Source) -> str | None:
+    return _key(source.adversary) if isinstance(source, Recipe) and source.adversary is not None else None
+
+
+def _teacher_order(source: Source) -> tuple[str, bool, str, str]:
+    """Put a normal teacher first and its defended twins behind it."""
+    if isinstance(source, Recipe):
+        first = source.adversary if isinstance(source.adversary, Recipe) else source
+        return first.model, source.kind == "defense", source.method, source.family
+    return source.model, False, "", source.sha256
+
+
+def _teacher_label(source: Source) -> str:
+    if not isinstance(source, Recipe):
+        return f"{model_label(source.model)} (weights {source.sha256[:8]})"
+    method = "normal" if source.method == "ce" else method_label(source.method)
+    return f"{model_label(source.model)}, {method}"
+
+
+def _teacher_name(source: Source) -> str:
+    if not isinstance(source, Recipe):
+        return "the given weights"
+    return "the normal teacher" if source.method == "ce" else f"the {source.objective.name} teacher"
+
+
+def _details(source: Source) -> dict[str, Any]:
+    dump = source.model_dump(mode="json", exclude={"name", "folder", "device", "tensorboard", "seed"})
+    if isinstance(source, Recipe) and source.adversary is not None:
+        dump["adversary"] = {"model": source.adversary.model, "key": _key(source.adversary)[:6]}
+    return dump
+
+
+def _student_key(recipe: Recipe) -> str:
+    return f"{recipe.model}|{sorted(_protocol(recipe).items())}"
+
+
+def _protocol(recipe: Recipe) -> dict[str, Any]:
+    return recipe.model_dump(mode="json", include=set(Training.model_fields) - {"seed"})
+
+
+def _students(attacks: Sequence[Replicates], references: Sequence[Replicates]) -> tuple[Student, ...]:
+    """Return a student for each model and protocol: only the same protocol makes a fair reference."""
+    first: dict[str, Run] = {}
+    for replicate in attacks:
+        first.setdefault(_student_key(replicate.recipe), replicate.runs[0])
+    own = {key: {r.recipe.method: r for r in references if _student_key(r.recipe) == key} for key in first}
+    keys = sorted(first, key=lambda key: (first[key].result["parameters"], key))
+    recipes = [first[key].recipe for key in keys]
+    protocols = [_protocol(recipe) for recipe in recipes]
+    labels = distinguish([model_label(recipe.model) for recipe in recipes], protocols)
+    names = [label.partition("(")[0].partition(" [")[0] for label in labels]
+    short = [name if names.count(name) == 1 else label for name, label in zip(names, labels, strict=True)]
+    return tuple(Student(key, label, name, own[key]) for key, label, name in zip(keys, labels, short, strict=True))
+
+
+def _extractions(attacks: Sequence[Replicates], teachers: Sequence[Teacher]) -> tuple[Extraction, ...]:
+    rows: dict[tuple[str, str, str], dict[str, Replicates]] = defaultdict(dict)
+    for replicate in attacks:
+        recipe = replicate.recipe
+        if recipe.victim is not None:
+            rows[_key(recipe.victim), recipe.method, recipe.access][_student_key(recipe)] = replicate
+    order = {teacher.key: i for i, teacher in enumerate(teachers)}
+    accesses = {access for _, _, access in rows}
+    specs = list(dict.fromkeys(spec for _, spec, _ in rows))
+    told = distinguish([method_label(spec) for spec in specs], [build_method(spec).model_dump() for spec in specs])
+    labels = dict(zip(specs, told, strict=True))
+    extractions = []
+    for (victim, spec, access), by in rows.items():
+        method = build_method(spec)
+        expected = _temperatures(teachers[order[victim]], teachers)
+        textbook = method.textbook and (not expected or getattr(method, "temperature", None) in expected)
+        label = labels[spec] + (f", victim gives {access}" if len(accesses) > 1 else "")
+        extractions.append(Extraction(victim, spec, label, textbook, method.uses_labels, by))
+    return tuple(
+        sorted(
+            extractions, key=lambda extraction: (order[extraction.teacher], not extraction.textbook, extraction.label)
+        )
+    )
+
+
+def _temperatures(teacher: Teacher, teachers: Sequence[Teacher]) -> set[float]:
+    """Return the temperatures at which the textbook would distill a teacher: those of its own or its twins' defense."""
+    own = [teacher] if teacher.defended else [other for other in teachers if other.twin == teacher.key]
+    return {other.temperature for other in own if other.temperature is not None}

@@ -1,0 +1,192 @@
+"""One table in the form of the paper's: references, then every teacher with every attack on it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+
+from undistill.functional import Interval
+from undistill.reporting.runs import Extraction, Replicates, RunGroup, Student, Teacher
+from undistill.reporting.verdict import COLLAPSE_WARNING, collapse_share
+from undistill.reporting.wording import method_label, model_label, signed, value
+
+__all__ = ["COLLAPSED", "ENDS_LOWER", "Cell", "Row", "Table", "make_table"]
+
+COLLAPSED, ENDS_LOWER = "†", "‡"
+_FALL = 3.0  # points between the kept and the last weights that a reader must know of
+_SELECTION = {
+    "heldout": "the weights of the best epoch on held-out training images",
+    "last": "the weights of the last epoch",
+    "paper": (
+        "the paper's way (selection: paper): the best epoch on the test set itself, the mean of the accuracies of "
+        "batches of 128"
+    ),
+}
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One number of the table.
+
+    Attributes:
+        replicates: The runs behind it.
+        difference: To its reference, in points; None where it is the reference or there is none.
+        marks: ``†`` for a collapsed student, ``‡`` for one whose last weights are much worse than those kept.
+    """
+
+    replicates: Replicates
+    difference: float | None
+    marks: str
+
+    @property
+    def accuracy(self) -> Interval:
+        """Percent."""
+        return self.replicates.accuracy
+
+    def text(self, with_n: bool) -> str:
+        """Write the cell in one line."""
+        return " ".join(filter(None, [value(self.accuracy, with_n=with_n) + self.marks, self.difference_text]))
+
+    @property
+    def difference_text(self) -> str:
+        """Write the difference in brackets."""
+        return "" if self.difference is None else f"({signed(self.difference)})"
+
+
+@dataclass(frozen=True)
+class Row:
+    """One line of the table.
+
+    Attributes:
+        teacher: Its label; empty for students without one.
+        name: Its short name.
+        method: How the students learned.
+        accuracy: Of the teacher.
+        students: In the order of the columns.
+        span: Number of rows of this teacher in its first row, 0 in the others.
+        kind: ``reference``, ``normal`` or ``defended``.
+    """
+
+    teacher: str
+    name: str
+    method: str
+    accuracy: Cell | None
+    students: tuple[Cell | None, ...]
+    span: int
+    kind: str
+
+
+@dataclass(frozen=True)
+class Table:
+    """The table of one study.
+
+    Attributes:
+        caption: What is shown.
+        students: The columns after teacher, method and teacher accuracy.
+        rows: References first.
+        notes: What a reader must know beside the numbers.
+        with_n: Whether each number carries its number of seeds, because they are not all alike.
+    """
+
+    caption: str
+    students: tuple[Student, ...]
+    rows: tuple[Row, ...]
+    notes: tuple[str, ...]
+    with_n: bool
+
+    @property
+    def cells(self) -> Iterator[Cell]:
+        """All numbers."""
+        for row in self.rows:
+            yield from (cell for cell in (row.accuracy if row.span else None, *row.students) if cell is not None)
+
+
+def make_table(study: RunGroup) -> Table:
+    """Put a study into the form of the paper's tables: references, then every teacher with every attack on it."""
+    rows = (*_references(study), *(row for teacher in study.teachers for row in _teacher_rows(study, teacher)))
+    table = Table(_caption(study), study.students, tuple(rows), (), False)
+    sizes = {cell.accuracy.n for cell in table.cells}
+    notes = tuple(_notes(study, table, sizes))
+    return replace(table, notes=notes, with_n=len(sizes) > 1)
+
+
+def _references(study: RunGroup) -> Iterator[Row]:
+    methods = {method for student in study.students for method in student.references}
+    for method in sorted(methods, key=lambda method: (method != "ce", method)):
+        cells = (
+            _cell(student.references[method], None if method == "ce" else student.baseline)
+            if method in student.references
+            else None
+            for student in study.students
+        )
+        label = "Student baseline" if method == "ce" else f"Student alone, {method_label(method)}"
+        yield Row("", "", label, None, tuple(cells), 1, "reference")
+
+
+def _teacher_rows(study: RunGroup, teacher: Teacher) -> Iterator[Row]:
+    twin = study.teacher(teacher.twin)
+    reference = twin.replicates.accuracy if twin is not None and twin.replicates is not None else None
+    accuracy = _cell(teacher.replicates, reference) if teacher.replicates is not None else None
+    extractions: list[Extraction | None] = [*study.extractions_from(teacher.key)] or [None]
+    for i, extraction in enumerate(extractions):
+        by = extraction.by if extraction is not None else {}
+        cells = (_cell(by[s.key], s.baseline) if s.key in by else None for s in study.students)
+        label = extraction.label if extraction is not None else ""
+        kind = "defended" if teacher.defended else "normal"
+        yield Row(teacher.label, teacher.name, label, accuracy, tuple(cells), len(extractions) if i == 0 else 0, kind)
+
+
+def _cell(replicates: Replicates, reference: Interval | None) -> Cell:
+    fallen = replicates.accuracy.mean - replicates.last_accuracy.mean >= _FALL
+    marks = COLLAPSED * bool(replicates.collapsed) + ENDS_LOWER * fallen
+    return Cell(replicates, None if reference is None else replicates.accuracy.mean - reference.mean, marks)
+
+
+def _caption(study: RunGroup) -> str:
+    images = study.runs[0].result["test_images"]
+    return f"Accuracy on the {images:,} test images of {study.data}, in percent."
+
+
+def _notes(study: RunGroup, table: Table, sizes: set[int]) -> Iterator[str]:
+    named = list(_named_cells(table))
+    if any(cell.difference is not None for _, cell in named):
+        yield (
+            "In brackets, in points: for a student the difference to the same student trained alone (student "
+            "baseline), for a defended teacher the difference to its normal twin."
+        )
+    if sizes == {1}:
+        yield "One seed (n=1): the spread over seeds is not known."
+    elif sizes:
+        count = str(*sizes) if len(sizes) == 1 else "n"
+        yield f"Mean ± 95 % interval (Student's t) over {count} seeds."
+    yield from _selections(study)
+    collapsed = [f"{name} ({collapse_share(cell.replicates)})" for name, cell in named if COLLAPSED in cell.marks]
+    if collapsed:
+        yield f"{COLLAPSED} Collapsed: {'; '.join(collapsed)}. {COLLAPSE_WARNING}"
+    fallen = [
+        f"{name} to {cell.replicates.last_accuracy.mean:.1f} %" for name, cell in named if ENDS_LOWER in cell.marks
+    ]
+    if fallen:
+        yield f"{ENDS_LOWER} Saved by early stopping; at the last epoch accuracy is down: {'; '.join(fallen)}."
+    if study.unfinished:
+        yield f"Unfinished runs that are left out: {study.unfinished}."
+
+
+def _selections(study: RunGroup) -> Iterator[str]:
+    used = sorted({run.recipe.selection for run in study.runs})
+    if len(used) == 1:
+        yield f"Measured with {_SELECTION[used[0]]}."
+        return
+    for selection in used:
+        recipes = (run.recipe for run in study.runs if run.recipe.selection == selection)
+        names = sorted({f"{model_label(recipe.model)}, {method_label(recipe.method)}" for recipe in recipes})
+        yield f"Measured with {_SELECTION[selection]}: {'; '.join(names)}."
+
+
+def _named_cells(table: Table) -> Iterator[tuple[str, Cell]]:
+    for row in table.rows:
+        if row.span and row.accuracy is not None:
+            yield row.name, row.accuracy
+        for student, cell in zip(table.students, row.students, strict=True):
+            if cell is not None:
+                yield f"{student.name}, {row.method}{f' from {row.name}' if row.name else ''}", cell

@@ -1,0 +1,287 @@
+"""The victim: a teacher as an attacker meets it."""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+from copy import copy
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from undistill.errors import AccessError
+from undistill.models.features import logits_and_features
+
+__all__ = ["Access", "BatchStatistics", "Victim", "WhiteBox"]
+
+
+class Access(enum.IntEnum):
+    """What a victim gives away, from weak to strong; each level includes those before it."""
+
+    LABELS = 0
+    PROBS = 1
+    LOGITS = 2
+    FEATURES = 3
+    GRADIENTS = 4
+
+    def __str__(self) -> str:
+        return self.name.lower()
+
+
+@dataclass(frozen=True)
+class BatchStatistics:
+    """What flows into one BatchNorm layer, and what did while the victim was trained; each is of shape (C,).
+
+    Attributes:
+        mean: Mean over the batch, with a graph.
+        var: Variance over the batch (divided by the count, as BatchNorm normalizes), with a graph.
+        running_mean: Mean that the layer keeps.
+        running_var: Variance that the layer keeps.
+    """
+
+    mean: Tensor
+    var: Tensor
+    running_mean: Tensor
+    running_var: Tensor
+
+
+@dataclass(frozen=True)
+class WhiteBox:
+    """An answer that gradients flow through, back to the images.
+
+    Attributes:
+        logits: (B, K), float32.
+        features: Input of the last layer, (B, D).
+        statistics: Of every BatchNorm layer, in the order in which they run; empty unless asked for.
+    """
+
+    logits: Tensor
+    features: Tensor
+    statistics: tuple[BatchStatistics, ...] = ()
+
+
+Pixels = tuple[Sequence[float], Sequence[float]]
+
+
+class Victim:
+    """A frozen classifier behind an access level and a query meter.
+
+    Args:
+        model: The classifier, logits of shape (B, K) from normalized images (B, C, H, W).
+        access: The strongest answer that an attacker may have.
+        trained_on: Mean and standard deviation (per channel, of pixels in 0..1) that the classifier expects.
+        queried_with: Mean and standard deviation of the images that it is asked about. Where the two differ, queries
+            are normalized anew.
+        policy: Output transform, logits (B, K) to logits (B, K), applied to every answer; None for none.
+
+    Attributes:
+        queries: Number of images asked about so far.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        *,
+        access: Access = Access.LOGITS,
+        trained_on: Pixels | None = None,
+        queried_with: Pixels | None = None,
+        policy: Callable[[Tensor], Tensor] | None = None,
+    ) -> None:
+        self._model = model.eval().requires_grad_(False)
+        self._policy = policy
+        self._affine = _affine(queried_with, trained_on)
+        self._affine_on: dict[torch.device, tuple[Tensor, Tensor]] = {}
+        self._last = _Last()
+        self._how: object = None
+        self.access = access
+        self.queries = 0
+
+    def another(self) -> Victim:
+        """Return the same victim as another thief meets it: with a query meter of its own.
+
+        Where both ask about the same tensor, one after the other, the classifier computes once for both.
+        """
+        twin = copy(self)
+        twin.queries = 0
+        return twin
+
+    def computed_by(self, rebuild: Callable[[nn.Module], nn.Module], how: object = None) -> Victim:
+        """Return the same victim, its classifier rebuilt to answer the same in less time; it has its own meter.
+
+        Answers are shared with those that were rebuilt to compute in the same way, ``how``.
+        """
+        twin = self.another()
+        twin._model = rebuild(self._model)
+        twin._how = how if how is not None else self._how
+        return twin
+
+    def prepared(
+        self, x: Tensor, rebuild: Callable[[nn.Module], nn.Module] = lambda net: net
+    ) -> tuple[Victim, Callable[[Tensor], None]]:
+        """Return the same victim with its answer about one tensor at hand, and what asks for that answer.
+
+        For steps that are captured: in there each thief would have a pass of his own. This one is outside, where all
+        who ask about the same tensor share it. What the thief gets, and what his meter counts, is as it was.
+
+        Args:
+            x: What the thief will ask about; its content changes from step to step.
+            rebuild: As for ``computed_by``, for the passes outside.
+
+        Returns:
+            The victim, with a meter of its own, and a function to call whenever ``x`` was written to, with any tensor
+            of the same content.
+        """
+        prepared, asked = self.another(), self.computed_by(rebuild)
+        prepared._last = _Last()
+        place: list[Tensor] = []
+
+        def ask(same: Tensor) -> None:
+            logits = asked._logits(same)
+            if not place:
+                place.append(torch.empty_like(logits))
+            prepared._last.note(x, prepared._how, place[0].copy_(logits))
+
+        return prepared, ask
+
+    def require(self, access: Access, attack: str) -> None:
+        """Refuse an attack that needs more than this victim gives.
+
+        Raises:
+            AccessError: ``access`` is above the victim's level.
+        """
+        if access > self.access:
+            raise AccessError(
+                f"attack {attack!r} needs the victim's {access}, but it gives {self.access}; "
+                f"choose an attack that needs no more than {self.access}, or declare access={access}"
+            )
+
+    def weights(self) -> dict[str, Tensor]:
+        """Return a copy of the classifier's weights and buffers, for a thief who has the file itself.
+
+        Raises:
+            AccessError: The victim gives less than its gradients.
+        """
+        self._open()
+        return {name: value.clone() for name, value in self._model.state_dict().items()}
+
+    @property
+    def same_pixels(self) -> bool:
+        """Whether the classifier takes images normalized as they are asked about."""
+        return self._affine is None
+
+    def labels(self, x: Tensor) -> Tensor:
+        """Return the predicted classes (B,), int64."""
+        return self._answer(x, Access.LABELS).argmax(dim=1)
+
+    def probs(self, x: Tensor) -> Tensor:
+        """Return the class probabilities (B, K) at temperature 1, float32."""
+        return self._answer(x, Access.PROBS).softmax(dim=1)
+
+    def logits(self, x: Tensor) -> Tensor:
+        """Return the logits (B, K), float32."""
+        return self._answer(x, Access.LOGITS)
+
+    @property
+    def has_statistics(self) -> bool:
+        """Whether the classifier has BatchNorm layers that keep statistics."""
+        return bool(self._norms())
+
+    def white_box(self, x: Tensor, *, statistics: bool = False) -> WhiteBox:
+        """Return the answer with everything that a thief who holds the weights can see; gradients flow to ``x`` only.
+
+        The weights and the statistics that the layers keep stay as they are.
+
+        Args:
+            x: Normalized images (B, C, H, W).
+            statistics: Whether those of the BatchNorm layers are wanted.
+
+        Raises:
+            AccessError: The victim gives less than its gradients.
+            ShapeError: The classifier has no last linear layer.
+        """
+        self._open()
+        self.queries += len(x)
+        found: list[BatchStatistics] = []
+        with ExitStack() as hooks:
+            for norm in self._norms() if statistics else ():
+                hooks.callback(norm.register_forward_pre_hook(_listen(found)).remove)
+            logits, features = logits_and_features(self._model, self._renormalize(x))
+        logits = logits.float()
+        return WhiteBox(logits if self._policy is None else self._policy(logits), features, tuple(found))
+
+    def _open(self) -> None:
+        if self.access < Access.GRADIENTS:
+            raise AccessError(f"the victim gives {self.access}, not {Access.GRADIENTS}")
+
+    def _norms(self) -> list[_BatchNorm]:
+        norms = (module for module in self._model.modules() if isinstance(module, _BatchNorm))
+        return [norm for norm in norms if norm.running_mean is not None]
+
+    @torch.no_grad()
+    def _answer(self, x: Tensor, access: Access) -> Tensor:
+        if access > self.access:
+            raise AccessError(f"the victim gives {self.access}, not {access}")
+        self.queries += len(x)
+        logits = self._logits(x)
+        return logits if self._policy is None else self._policy(logits)
+
+    @torch.no_grad()
+    def _logits(self, x: Tensor) -> Tensor:
+        return self._last.answer(x, self._how, lambda: self._model(self._renormalize(x)).float())
+
+    def _renormalize(self, x: Tensor) -> Tensor:
+        if self._affine is None:
+            return x
+        if x.device not in self._affine_on:  # once a device: a copy from the host at every query would stall it
+            scale, shift = self._affine
+            self._affine_on[x.device] = scale.to(x.device), shift.to(x.device)
+        scale, shift = self._affine_on[x.device]
+        return (x * scale + shift).to(x.dtype)
+
+
+class _Last:
+    """The last answer, for whoever asks about the very same tensor next."""
+
+    def __init__(self) -> None:
+        self._asked: tuple[Tensor, int, object, Tensor] | None = None
+
+    def answer(self, x: Tensor, how: object, compute: Callable[[], Tensor]) -> Tensor:
+        # A tensor that was written to has another version; one made under inference mode has none, so it may have been.
+        version = None if x.is_inference() else x._version
+        if self._asked is not None and self._asked[0] is x and self._asked[1:3] == (version, how):
+            return self._asked[3].clone()  # whoever gets it may write to it
+        logits = compute()
+        if version is not None:
+            self.note(x, how, logits.clone())
+        return logits
+
+    def note(self, x: Tensor, how: object, logits: Tensor) -> None:
+        self._asked = x, x._version, how, logits
+
+
+def _listen(found: list[BatchStatistics]) -> Callable[[_BatchNorm, tuple[Tensor, ...]], None]:
+    """Return a hook that takes note of what flows into a BatchNorm layer."""
+
+    def note(norm: _BatchNorm, inputs: tuple[Tensor, ...]) -> None:
+        if norm.running_mean is None or norm.running_var is None:
+            return
+        x = inputs[0].float()
+        var, mean = torch.var_mean(x, dim=[0, *range(2, x.ndim)], correction=0)
+        found.append(BatchStatistics(mean, var, norm.running_mean, norm.running_var))
+
+    return note
+
+
+def _affine(source: Pixels | None, target: Pixels | None) -> tuple[Tensor, Tensor] | None:
+    """Return scale and shift (C, 1, 1) that take images normalized by ``source`` to those normalized by ``target``."""
+    if source is None or target is None:
+        return None
+    (mean_s, std_s), (mean_t, std_t) = (
+        tuple(torch.tensor(list(v), dtype=torch.float64) for v in pixels) for pixels in (source, target)
+    )
+    if torch.equal(mean_s, mean_t) and torch.equal(std_s, std_t):
+        return None
+    return (std_s / std_t).float()[:, None, None], ((mean_s - mean_t) / std_t).float()[:, None, None]

@@ -1,0 +1,391 @@
+"""Who carries recipes out, and where their runs live."""
+
+from __future__ import annotations
+
+import platform
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import asdict, dataclass, field
+from hashlib import sha256
+from pathlib import Path
+from typing import Any, ParamSpec, TypeVar
+
+import torch
+from torch import Tensor, nn
+
+from undistill._version import __version__
+from undistill.data.dataset import Dataset
+from undistill.data.domains import check_domains
+from undistill.engine.callbacks import Callbacks, MetricsLog, TensorBoard
+from undistill.engine.device import pick_device
+from undistill.engine.job import Callback, Job, TrainResult
+from undistill.engine.train import SHARED_FIELDS, fit_together
+from undistill.errors import CheckpointError, DataError, InterruptedRunError, RecipeError, RunError, RunInUseError
+from undistill.kernels.machine import processor_name
+from undistill.models import check_model
+from undistill.models.checkpoints import import_checkpoint, load_weights
+from undistill.objective import Frozen, Nets
+from undistill.recipe import Recipe, Source, Weights
+from undistill.run import METRICS, RECIPE, RESULT, STATE, WEIGHTS, Run, build_net, checksum_of, load_data
+from undistill.storage import locked, write_json, write_tensors, write_text
+from undistill.victim import Access, Victim
+
+__all__ = ["Workspace"]
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Workspace:
+    """Where runs live, and how they are carried out.
+
+    Attributes:
+        root: Folder of all run folders.
+        device: Overrides the recipes' device where it is given.
+        watch: Called with a recipe before its run starts; returns who watches it, or None.
+        instances: Objects that stand for ``instance(...)`` specs.
+    """
+
+    root: Path
+    device: str | None = None
+    watch: Callable[[Recipe], Callback | None] = lambda recipe: None
+    instances: Mapping[str, Any] = field(default_factory=dict, repr=False)
+
+    def run(self, recipe: Recipe) -> Run:
+        """Carry out a recipe and those that it builds on, unless their results are there.
+
+        An interrupted run goes on where it stopped; the same recipe never trains twice.
+
+        Args:
+            recipe: What to run.
+
+        Raises:
+            AccessError: The attack needs more than the victim gives; before anything is trained.
+            DataError: The data set is missing or changed since the run.
+            DivergenceError: The loss stopped being finite.
+            InterruptedRunError: Ctrl-C.
+            RunError: The folder is in use, not writable or holds another recipe's run.
+        """
+        (outcome,) = self.run_together([recipe])
+        if isinstance(outcome, Exception):
+            raise outcome
+        return outcome
+
+    def run_together(self, recipes: Sequence[Recipe]) -> list[Run | Exception]:
+        """Carry out recipes that see the same batches side by side: the same results as one by one, with less work.
+
+        Students of one victim share its forward pass. A run that fails does not stop the others.
+
+        Args:
+            recipes: One or more; they agree in ``data`` and in all that ``engine.train.SHARED_FIELDS`` names.
+
+        Returns:
+            For each recipe its run, or what stopped it.
+
+        Raises:
+            InterruptedRunError: Ctrl-C; every run has saved its state.
+            RecipeError: The recipes do not see the same batches.
+        """
+        for name in ("data", "targets", "device", *SHARED_FIELDS):
+            if len(values := {getattr(recipe, name) for recipe in recipes}) > 1:
+                raise RecipeError(f"recipes that run together must see the same batches, but {name} is {values}")
+        datasets: dict[str, Dataset] = {}
+        with ExitStack() as locks:
+            found = [_attempt(self._prepare, recipe, datasets) for recipe in recipes]
+            found = [_attempt(_lock, one, locks) if isinstance(one, _Prepared) else one for one in found]
+            trained = iter(self._train([one for one in found if isinstance(one, _Prepared)]))
+            return [next(trained) if isinstance(one, _Prepared) else one for one in found]
+
+    def _prepare(self, recipe: Recipe, datasets: dict[str, Dataset]) -> Run | _Prepared:
+        """Check everything that can be checked before training, and carry out what the recipe builds on."""
+        device = pick_device(self.device or recipe.device)
+        if recipe.kind == "attack":
+            Victim(nn.Identity(), access=recipe.victim_access).require(recipe.objective.access, recipe.objective.name)
+        run = Run(self._folder(recipe), self.instances)
+        _claim(run.folder, recipe)
+
+        def load(spec: str) -> Dataset:
+            if spec not in datasets:
+                datasets[spec] = load_data(spec, self.instances)
+            return datasets[spec]
+
+        data = load(recipe.data)
+        targets = tuple(load(target) for target in recipe.targets)
+        check_domains(data, targets)
+        if run.finished:
+            _check_unchanged(run, data, targets)
+            return run
+        model = build_net(recipe.model, data, recipe.seed, self.instances)
+        shape = {"num_classes": data.num_classes, "in_channels": data.in_channels, "image_size": data.image_size}
+        check_model(model, name=recipe.model, **shape)
+        for what, source in (("adversary", recipe.adversary), ("victim", recipe.victim)):
+            if isinstance(source, Recipe):
+                _check_alike(load(source.data), data, what)
+        adversary, victim = (self._source(source) for source in (recipe.adversary, recipe.victim))
+        return _Prepared(run, recipe, model, data, targets, device, adversary, victim)
+
+    def find(self, recipe: Recipe) -> Run | None:
+        """Return the finished run of a recipe, or None."""
+        for folder in {self._folder(recipe), self._folder(recipe.model_copy(update={"folder": None}))}:
+            run = Run(folder, self.instances)
+            if run.finished and run.recipe.hash == recipe.hash:
+                return run
+        return None
+
+    def _folder(self, recipe: Recipe) -> Path:
+        """Return where a recipe's run is or, if there is none yet, will be; its label does not matter."""
+        if recipe.folder:
+            return Path(recipe.folder)
+        folder = self.root / recipe.folder_name
+        return folder if folder.exists() else next(self.root.glob(f"*-{recipe.hash}"), folder)
+
+    def source(self, source: Source, data: Dataset) -> tuple[nn.Module, Dataset, str]:
+        """Return the net of a source in eval mode, the data set that it was trained on, and its weights' checksum.
+
+        Args:
+            source: A recipe, which is run first where it has no result, or weights.
+            data: Taken for the data set of weights, which do not tell.
+        """
+        return _net(self._source(source), data, self.instances)
+
+    def _source(self, source: Source | None) -> Run | Weights | None:
+        if isinstance(source, Recipe):
+            return self.find(source) or self.run(source.model_copy(update={"folder": None}))
+        return source
+
+    def _train(self, prepared: Sequence[_Prepared]) -> list[Run | Exception]:
+        if not prepared:
+            return []
+        data, device = prepared[0].data, prepared[0].device
+        targets = [target.train for target in prepared[0].targets]
+        nets = _Nets(data, device, self.instances)
+        with ExitStack() as watching:
+            started = [_attempt(self._start, one, nets, watching) for one in prepared]
+            jobs = [one.job for one in started if isinstance(one, _Started)]
+            fitted = iter(fit_together(jobs, data, device=device, targets=targets) if jobs else ())
+        return [
+            start if isinstance(start, Exception) else _finish(one, start, next(fitted))
+            for one, start in zip(prepared, started, strict=True)
+        ]
+
+    def _start(self, prepared: _Prepared, nets: _Nets, watching: ExitStack) -> _Started:
+        run, recipe, data = prepared.run, prepared.recipe, prepared.data
+        _write_recipe(run.folder, recipe)
+        sources: dict[str, str] = {}
+        frozen = stolen = None
+        if prepared.adversary is not None:
+            net, sources["adversary"] = nets.adversary(prepared.adversary)
+            frozen = Frozen(net)
+        if prepared.victim is not None:
+            stolen, sources["victim"] = nets.victim(prepared.victim, recipe.victim_access)
+        callbacks = Callbacks(
+            MetricsLog(run.folder / METRICS),
+            TensorBoard(run.folder) if recipe.tensorboard else None,
+            self.watch(recipe),
+        )
+        job = Job(
+            recipe.objective,
+            Nets(prepared.model.to(prepared.device), frozen, stolen),
+            recipe,
+            state_path=run.folder / STATE,
+            callback=watching.enter_context(callbacks),
+            inputs_digest=_inputs_digest(data, prepared.targets, sources),
+        )
+        return _Started(job, sources)
+
+
+@dataclass(frozen=True)
+class _Prepared:
+    """A recipe that can be trained, with what it builds on."""
+
+    run: Run
+    recipe: Recipe
+    model: nn.Module
+    data: Dataset
+    targets: tuple[Dataset, ...]
+    device: torch.device
+    adversary: Run | Weights | None
+    victim: Run | Weights | None
+
+
+@dataclass(frozen=True)
+class _Started:
+    """The training job of a run, and the checksums of the nets that it builds on."""
+
+    job: Job
+    sources: Mapping[str, str]
+
+
+@dataclass
+class _Nets:
+    """The frozen nets of runs that train together; thieves of one victim share it, so that it answers them at once."""
+
+    data: Dataset
+    device: torch.device
+    instances: Mapping[str, Any]
+    victims: dict[tuple[Run | Weights, Access], tuple[Victim, str]] = field(default_factory=dict)
+
+    def adversary(self, source: Run | Weights) -> tuple[nn.Module, str]:
+        net, _, checksum = _net(source, self.data, self.instances)
+        _check_fit(net, self.data, "adversary")
+        return net.to(self.device), checksum
+
+    def victim(self, source: Run | Weights, access: Access) -> tuple[Victim, str]:
+        if (source, access) not in self.victims:
+            net, known, checksum = _net(source, self.data, self.instances)
+            _check_fit(net, self.data, "victim")
+            victim = Victim(
+                net.to(self.device),
+                access=access,
+                trained_on=(known.mean, known.std),
+                queried_with=(self.data.mean, self.data.std),
+            )
+            self.victims[source, access] = victim, checksum
+        victim, checksum = self.victims[source, access]
+        return victim.another(), checksum
+
+
+def _attempt(act: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T | Exception:
+    """Return what comes out, or what was raised; Ctrl-C is for everybody."""
+    try:
+        return act(*args, **kwargs)
+    except InterruptedRunError:
+        raise
+    except Exception as error:  # of one run only
+        return error
+
+
+def _lock(prepared: _Prepared, locks: ExitStack) -> Run | _Prepared:
+    """Keep other processes out of a run's folder; one of them may have finished it in the meantime."""
+    folder = prepared.run.folder
+    busy = RunInUseError(f"{folder} is in use by another process; wait for it, or choose another folder")
+    locks.enter_context(locked(folder, busy))
+    return prepared.run if prepared.run.finished else prepared
+
+
+def _finish(prepared: _Prepared, started: _Started, fitted: TrainResult | Exception) -> Run | Exception:
+    return fitted if isinstance(fitted, Exception) else _attempt(_write_result, prepared, started, fitted)
+
+
+def _write_result(prepared: _Prepared, started: _Started, fitted: TrainResult) -> Run:
+    """Write the weights and then the result, whose presence makes the run finished."""
+    run, recipe, data, nets = prepared.run, prepared.recipe, prepared.data, started.job.nets
+    weights = run.folder / WEIGHTS
+    write_tensors(weights, nets.model.state_dict())
+    result = {
+        "recipe_hash": recipe.hash,
+        "name": recipe.folder_name,
+        **asdict(fitted),
+        "classes": data.num_classes,
+        "test_images": len(data.test),
+        "parameters": sum(p.numel() for p in nets.model.parameters()),
+        "queries": nets.victim.queries if nets.victim is not None else None,
+        "weights_sha256": checksum_of(weights),
+        "sources_sha256": dict(started.sources),
+        "data_fingerprint": data.fingerprint,
+        "data_note": data.note,
+        **({"target_fingerprints": [target.fingerprint for target in prepared.targets]} if prepared.targets else {}),
+        "provenance": _provenance(recipe, prepared.device),
+    }
+    write_json(run.folder / RESULT, result)
+    (run.folder / STATE).unlink(missing_ok=True)
+    return run
+
+
+def _inputs_digest(data: Dataset, targets: Sequence[Dataset], sources: Mapping[str, str]) -> str:
+    """Return the digest of what a saved state was trained with."""
+    others = tuple(target.fingerprint for target in targets)
+    return sha256(repr((data.fingerprint, *others, sorted(sources.items()))).encode()).hexdigest()
+
+
+def _provenance(recipe: Recipe, device: torch.device) -> dict[str, Any]:
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else processor_name()
+    return {
+        "undistill": __version__,
+        "torch": torch.__version__,
+        "python": platform.python_version(),
+        "device": device.type,
+        "device_name": name,
+        "threads": torch.get_num_threads(),
+        "profile": recipe.profile,
+        "seed": recipe.seed,
+    }
+
+
+def _claim(folder: Path, recipe: Recipe) -> None:
+    """Refuse a folder that holds the run of another recipe, or files that are not a run's."""
+    if (folder / RECIPE).is_file():
+        found = Run(folder).recipe
+        if found.hash != recipe.hash:
+            raise RunError(
+                f"{folder} holds the run of another recipe ({found.folder_name}); choose another folder, or delete it"
+            )
+    elif folder.is_dir() and any(not path.name.startswith(".") for path in folder.iterdir()):
+        raise RunError(f"{folder} is not empty and not a run; choose another folder")
+
+
+def _write_recipe(folder: Path, recipe: Recipe) -> None:
+    if not (folder / RECIPE).is_file():
+        write_text(folder / RECIPE, recipe.to_yaml())
+
+
+def _check_unchanged(run: Run, data: Dataset, targets: Sequence[Dataset]) -> None:
+    known = (run.result["data_fingerprint"], *run.result.get("target_fingerprints", ()))
+    for spec, before, now in zip((run.recipe.data, *run.recipe.targets), known, (data, *targets), strict=True):
+        if before != now.fingerprint:
+            raise DataError(
+                f"{run.folder} was trained on other images: data set {spec!r} has changed since; "
+                "restore it, or delete the folder to train anew"
+            )
+
+
+def _net(source: Run | Weights | None, data: Dataset, instances: Mapping[str, Any]) -> tuple[nn.Module, Dataset, str]:
+    if isinstance(source, Run):
+        return source.load_model(), source.dataset(), source.result["weights_sha256"]
+    if source is None:
+        raise RunError("there is no net to load")
+    net = build_net(source.model, data, None, instances)
+    if source.checkpoint is not None:
+        path = Path(source.checkpoint)
+        state = import_checkpoint(path)
+        if checksum_of(path) != source.sha256:
+            raise CheckpointError(
+                f"{path} is not the file of the recipe: its checksum differs from {source.sha256[:12]}…"
+            )
+        load_weights(net, state, source=str(path))
+    return net.eval(), data, source.sha256
+
+
+def _check_alike(known: Dataset, data: Dataset, what: str) -> None:
+    """Refuse a net that is yet to be trained on other images or classes, before it is."""
+    theirs, ours = ((d.num_classes, d.in_channels, d.image_size) for d in (known, data))
+    if theirs != ours:
+        text = "{} classes of {}x{size}x{size}".format
+        raise CheckpointError(
+            f"the {what} is trained on {known.name} ({text(*theirs[:2], size=theirs[2])}), which does not fit "
+            f"{data.name} ({text(*ours[:2], size=ours[2])}); choose one for the same images and classes"
+        )
+
+
+def _check_fit(net: nn.Module, data: Dataset, what: str) -> None:
+    """Refuse a net for other images or another number of classes, before any training."""
+    first = next(net.parameters(), None)
+    shape = (2, data.in_channels, data.image_size, data.image_size)
+    try:
+        with torch.no_grad():
+            answer = net(torch.zeros(shape, device=None if first is None else first.device))
+    except Exception as error:  # somebody else's net may raise anything
+        reason = (str(error) or type(error).__name__).splitlines()[0]
+        raise CheckpointError(
+            f"the {what} cannot take images of shape {shape[1:]}: {reason}; choose a net trained on such images"
+        ) from error
+    if not isinstance(answer, Tensor) or answer.ndim != 2:
+        raise CheckpointError(f"the {what} does not answer with logits (B, K); wrap it in a module that does")
+    if not answer.isfinite().all():
+        raise CheckpointError(f"the {what} answers NaN or infinity; its weights are broken, choose another checkpoint")
+    if answer.shape[1] != data.num_classes:
+        raise CheckpointError(
+            f"the {what} answers {answer.shape[1]} classes, but {data.name} has {data.num_classes}; "
+            "choose a net trained for the same classes"
+        )

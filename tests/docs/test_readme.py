@@ -1,0 +1,75 @@
+"""What the README and CONTRIBUTING say is true."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+import yaml
+
+import undistill
+from undistill.recipe import make_recipe
+from undistill.registry import Registry
+
+ROOT = Path(__file__).parents[2]
+
+
+def blocks(file: str, language: str) -> list[str]:
+    return re.findall(rf"```{language}\n(.*?)```", (ROOT / file).read_text(encoding="utf-8"), re.DOTALL)
+
+
+def test_readme_python_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]):
+    monkeypatch.chdir(tmp_path)
+    (code,) = blocks("README.md", "python")
+    exec(compile(code, "README.md", "exec"), {})
+    found = re.search(r"teacher ([\d.]+) %, student alone ([\d.]+) %, thief ([\d.]+) %", capsys.readouterr().out)
+    assert found
+    teacher, alone, thief = map(float, found.groups())
+    assert teacher > 95
+    assert alone > 90
+    assert thief < alone
+    assert (tmp_path / "report.html").stat().st_size > 10_000
+
+
+def test_readme_yaml_is_a_recipe():
+    (text,) = blocks("README.md", "yaml")
+    assert make_recipe(yaml.safe_load(text)).kind == "attack"
+
+
+def test_contributing_defense_and_model_work(tmp_path: Path):
+    defense, model = blocks("CONTRIBUTING.md", "python")
+    try:
+        exec(compile(defense, "CONTRIBUTING.md", "exec"), {"__name__": "quiet"})
+        exec(compile(model, "CONTRIBUTING.md", "exec"), {"__name__": "linear"})
+        run = undistill.defend(data="digits", model="linear", method="quiet(weight=0.1)", epochs=1, runs=tmp_path)
+        assert "train_penalty" in run.metrics[0]
+    finally:
+        for registry, name in ((_registry("defenses", "DEFENSES"), "quiet"), (_registry("models", "MODELS"), "linear")):
+            registry._members.pop(name, None)
+
+
+def _registry(package: str, name: str) -> Registry[object]:
+    module = __import__(f"undistill.{package}", fromlist=[name])
+    registry: Registry[object] = getattr(module, name)
+    return registry
+
+
+def test_readme_names_everything_that_is_there():
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    for names in (undistill.list_defenses(), undistill.list_attacks(), undistill.list_datasets()):
+        for name in set(names) - {"npz", "image_folder"}:
+            assert f"`{name}`" in text
+
+
+def test_readme_demo_table_is_the_one_that_the_program_wrote():
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    shown = re.search(r"<!-- demo table: (\S+) -->\n(.*?)<!-- end -->", text, re.DOTALL)
+    assert shown
+    assert shown[2].strip() == (ROOT / shown[1]).read_text(encoding="utf-8").strip()
+
+
+def test_public_names_are_sorted_and_there():
+    assert sorted(undistill.__all__) == undistill.__all__
+    for name in undistill.__all__:
+        assert getattr(undistill, name) is not None

@@ -1,0 +1,605 @@
+"""The report against the results on disk, by hand arithmetic."""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+import shutil
+from collections.abc import Mapping
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from scipy import stats
+from torch import nn
+
+from undistill.api import attack, defend, train
+from undistill.engine.evaluate import predict
+from undistill.errors import CheckpointError, RecipeError, RunError
+from undistill.reporting import collect, judge, make_table, report, to_rich
+from undistill.reporting.answers import neighbors_alike, pairs, tsne
+from undistill.reporting.figures import Line, class_map, line_chart, png_uri
+from undistill.reporting.page import render
+from undistill.reporting.runs_formats import to_markdown, to_tex
+from undistill.reporting.wording import distinguish, join, method_label, model_label, signed
+from undistill.run import Run
+
+_DATA = "digits(subset=400, test_subset=60)"
+_PROTOCOL: dict[str, Any] = {"data": _DATA, "epochs": 6, "schedule": "one_cycle", "augment": "none"}
+_MLP = "mlp(hidden=(8,), relu_logits=False)"
+_NASTY = "nasty(temperature=20, weight=0.02)"
+
+
+@pytest.fixture(scope="session")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Hold the runs of two seeds: teachers, an MLP and a CNN as students."""
+    root = tmp_path_factory.mktemp("report") / "runs"
+    for seed in (0, 1):
+        common = {**_PROTOCOL, "runs": root, "seed": seed}
+        normal = train(model="cnn(channels=4)", **common)
+        nasty = defend(model="cnn(channels=4)", method=_NASTY, **common)
+        train(model=_MLP, **common)
+        train(model=_MLP, method="label_smoothing", **common)
+        attack(victim=normal, model=_MLP, method="kd(temperature=20)", **common)
+        for method in ("kd(temperature=20)", "kd(temperature=1)", "hard_label"):
+            attack(victim=nasty, model=_MLP, method=method, **common)
+    attack(victim=nasty, model="cnn(channels=2)", method="hard_label", **common)
+    return root
+
+
+@pytest.fixture(scope="session")
+def page(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return report(folder, tmp_path_factory.mktemp("page") / "report.html")
+
+
+def _runs(folder: Path, model: str, method: str, victim: str | None = None) -> list[Run]:
+    """Find runs by reading every folder, independently of the report's own grouping."""
+    runs = [Run(path.parent) for path in folder.glob("*/recipe.yaml")]
+    found = [
+        run
+        for run in runs
+        if run.recipe.model == model
+        and run.recipe.method.startswith(method.partition("(")[0])
+        and run.recipe.method.endswith(method.partition("(")[2])
+        and (victim is None or run.recipe.victim.method.startswith(victim))
+    ]
+    return sorted(found, key=lambda run: run.recipe.seed)
+
+
+def _accuracies(runs: list[Run]) -> list[float]:
+    return [json.loads((run.folder / "result.json").read_text())["selected"]["accuracy"] for run in runs]
+
+
+def _rows(page: Path) -> dict[tuple[str | None, str], dict[str, Any]]:
+    study = json.loads(page.with_suffix(".json").read_text())["studies"][0]
+    return {(row["teacher"], row["method"]): row for row in study["rows"]}
+
+
+NORMAL, NASTY = "cnn(channels=4), normal", "cnn(channels=4), nasty (τ=20, ω=0.02)"
+
+
+def test_table_holds_the_mean_of_the_results(folder: Path, page: Path) -> None:
+    rows = _rows(page)
+    students = json.loads(page.with_suffix(".json").read_text())["studies"][0]["students"]
+    mlp = students.index(_MLP)
+    alone = _accuracies(_runs(folder, _MLP, "ce"))
+    assert len(alone) == 2
+    for key, runs in {
+        (None, "Student baseline"): _runs(folder, _MLP, "ce"),
+        (None, "Student alone, label_smoothing (ε=0.1)"): _runs(folder, _MLP, "label_smoothing"),
+        (NORMAL, "kd (τ=20, α=0.9)"): _runs(folder, _MLP, "kd(temperature=20.0)", "ce"),
+        (NASTY, "kd (τ=20, α=0.9)"): _runs(folder, _MLP, "kd(temperature=20.0)", "nasty"),
+        (NASTY, "kd (τ=1, α=0.9)"): _runs(folder, _MLP, "kd(temperature=1.0)", "nasty"),
+        (NASTY, "hard_label"): _runs(folder, _MLP, "hard_label", "nasty"),
+    }.items():
+        values = _accuracies(runs)
+        cell = rows[key]["students"][mlp]
+        assert [run["accuracy"] for run in cell["runs"]] == values
+        assert [run["hash"] for run in cell["runs"]] == [run.recipe.hash for run in runs]
+        assert cell["n"] == 2
+        assert cell["mean"] == pytest.approx(sum(values) / 2)
+        low, high = stats.t.interval(0.95, 1, loc=np.mean(values), scale=stats.sem(values) or 1e-12)
+        assert cell["half_width"] == pytest.approx((high - low) / 2, abs=1e-6)
+        if key[1] == "Student baseline":
+            assert cell["difference"] is None
+        else:
+            assert cell["difference"] == pytest.approx(sum(values) / 2 - sum(alone) / 2)
+        last = [json.loads((run.folder / "result.json").read_text())["last"]["accuracy"] for run in runs]
+        assert [run["last_epoch_accuracy"] for run in cell["runs"]] == last
+
+
+def test_a_defended_teacher_is_compared_with_its_twin(folder: Path, page: Path) -> None:
+    rows = _rows(page)
+    normal = _accuracies(_runs(folder, "cnn(channels=4)", "ce"))
+    nasty = _accuracies(_runs(folder, "cnn(channels=4)", "nasty"))
+    assert rows[NORMAL, "kd (τ=20, α=0.9)"]["teacher_accuracy"]["difference"] is None
+    cell = rows[NASTY, "hard_label"]["teacher_accuracy"]
+    assert cell["mean"] == pytest.approx(sum(nasty) / 2)
+    assert cell["difference"] == pytest.approx(sum(nasty) / 2 - sum(normal) / 2)
+
+
+def test_order_is_that_of_the_paper(page: Path) -> None:
+    rows = list(_rows(page))
+    textbook = "kd (τ=20, α=0.9)"
+    assert rows == [
+        (None, "Student baseline"),
+        (None, "Student alone, label_smoothing (ε=0.1)"),
+        (NORMAL, textbook),
+        (NASTY, textbook),
+        (NASTY, "hard_label"),
+        (NASTY, "kd (τ=1, α=0.9)"),
+    ]
+
+
+def test_all_forms_hold_the_same_numbers(page: Path) -> None:
+    expected = []
+    for row, (teacher, _) in zip(_rows(page).values(), _rows(page), strict=True):
+        cells = row["students"] if teacher is None else [row["teacher_accuracy"], *row["students"]]
+        expected.append([f"{cell['mean']:.2f}" for cell in cells if cell is not None])
+    expected[4] = expected[4][1:]  # a teacher's accuracy stands in its first row only
+    expected[5] = expected[5][1:]
+    markdown = [line for line in page.with_suffix(".md").read_text().splitlines() if line.startswith("|")][2:]
+    tex = [line for line in page.with_suffix(".tex").read_text().splitlines() if line.endswith(r"\\")][1:]
+    body = re.findall(
+        r"<tr>(.*?)</tr>", page.read_text().partition('class="results"')[2].partition("</table>")[0], re.S
+    )
+    for numbers, *forms in zip(expected, markdown, tex, body[1:], strict=True):
+        for form in forms:
+            text = re.sub(r"<[^>]*>", " ", form)
+            means = [n for n in re.findall(r"(?<![±(−\d.$] )(?<![(+−\d.])\d+\.\d\d(?!\d)", text) if "pm" not in n]
+            assert [n for n in means if n in numbers] == numbers
+
+
+def test_numbers_of_seeds_are_named_where_they_differ(page: Path) -> None:
+    table = page.with_suffix(".md").read_text()
+    assert "(n=2)" in table
+    assert "(n=1)" in table
+
+
+def test_same_numbers_of_seeds_stand_in_a_note(folder: Path, tmp_path: Path) -> None:
+    shutil.copytree(folder, tmp_path / "runs")
+    for run in _runs(tmp_path / "runs", "cnn(channels=2)", "hard_label"):
+        shutil.rmtree(run.folder)
+    (study,) = collect(tmp_path / "runs")
+    table = make_table(study)
+    assert not table.with_n
+    assert "Mean ± 95 % interval (Student's t) over 2 seeds." in table.notes
+
+
+def _forge(folder: Path, copy: Path, accuracies: Mapping[tuple[str, str, str | None], float], **changes: Any) -> Path:
+    """Copy runs and write other accuracies into their results; ``changes`` go into those results too."""
+    shutil.copytree(folder, copy)
+    for (model, method, victim), accuracy in accuracies.items():
+        runs = _runs(copy, model, method, victim)
+        assert runs
+        for run in runs:
+            path = run.folder / "result.json"
+            result = json.loads(path.read_text())
+            result["last"] = {**result["last"], "accuracy": accuracy, **changes}
+            result["selected"] = {**result["selected"], "accuracy": accuracy, **changes}
+            path.write_text(json.dumps(result))
+    return copy
+
+
+_BOOK = (_MLP, "kd(temperature=20.0)", "nasty")
+_LOW_TAU = (_MLP, "kd(temperature=1.0)", "nasty")
+_HARD = (_MLP, "hard_label", "nasty")
+_ALONE = (_MLP, "ce", None)
+_TWIN_BOOK = (_MLP, "kd(temperature=20.0)", "ce")
+_TWIN = ("cnn(channels=4)", "ce", None)
+_DEFENDED = ("cnn(channels=4)", "nasty", None)
+_CNN_HARD = ("cnn(channels=2)", "hard_label", None)
+
+
+@pytest.mark.parametrize(
+    ("book", "low_tau", "hard", "headline"),
+    [
+        (50.0, 94.9, 95.0, "A thief who adapts can steal this model."),
+        (94.0, 80.0, 80.0, "Not even the textbook thief is stopped."),
+        (93.9, 93.9, 93.9, "No thief tried here comes near a student trained alone."),
+        (50.0, 94.0, 20.0, "A thief who adapts can steal this model."),
+    ],
+)
+def test_verdict_follows_the_numbers(
+    folder: Path, tmp_path: Path, book: float, low_tau: float, hard: float, headline: str
+) -> None:
+    numbers = {_ALONE: 95.0, _TWIN_BOOK: 96.0, _BOOK: book, _LOW_TAU: low_tau, _HARD: hard, _CNN_HARD: 10.0}
+    (study,) = collect(_forge(folder, tmp_path / "runs", {**numbers, _TWIN: 99.0, _DEFENDED: 98.4}))
+    (finding,) = judge(study).findings
+    assert finding.subject == NASTY
+    assert finding.headline == headline
+    said = dict(finding.items)
+    assert said["The teacher"] == (
+        "is right for 98.4 % of the 60 test images (mean of 2 seeds), its normal twin for 99.0 %: "
+        "the defense costs 0.6 points."
+    )
+    assert (
+        f"mlp loses {95 - book:.1f} points ({book:.1f} against 95.0 %)".replace("1.0 points", "1.0 point")
+        in said["The textbook thief"]
+    )
+    stolen = max(low_tau, hard) >= 94
+    assert ("can be stolen by a thief who adapts" in said["The adaptive thief"]) == stolen
+    assert ("With mlp it takes not a single true label" in said["The adaptive thief"]) == (hard >= 94)
+
+
+def test_verdict_counts_what_the_normal_teacher_gives(folder: Path, tmp_path: Path) -> None:
+    """A student that is better alone than from the normal teacher has less to steal."""
+    numbers = {_ALONE: 95.0, _TWIN_BOOK: 90.0, _BOOK: 50.0, _LOW_TAU: 89.0, _HARD: 50.0, _CNN_HARD: 10.0}
+    (study,) = collect(_forge(folder, tmp_path / "runs", numbers))
+    (finding,) = judge(study).findings
+    assert finding.headline == "A thief who adapts can steal this model."
+    assert (
+        "The normal teacher gives no more: mlp 90.0 %. So this model can be stolen"
+        in dict(finding.items)["The adaptive thief"]
+    )
+
+
+def test_a_collapse_from_the_normal_teacher_is_no_measure(folder: Path, tmp_path: Path) -> None:
+    numbers = {_ALONE: 95.0, _BOOK: 50.0, _LOW_TAU: 60.0, _HARD: 50.0, _CNN_HARD: 10.0}
+    _forge(folder, tmp_path / "runs", numbers)
+    copy = _forge(tmp_path / "runs", tmp_path / "more", {_TWIN_BOOK: 8.0}, collapsed=True, top_class_share=1.0)
+    (study,) = collect(copy)
+    assert judge(study).findings[0].headline == "No thief tried here comes near a student trained alone."
+
+
+def test_verdict_without_an_adaptive_thief_says_so(folder: Path) -> None:
+    runs = [*_runs(folder, *_BOOK), *_runs(folder, *_ALONE)]
+    (study,) = collect(runs)
+    (finding,) = judge(study).findings
+    assert dict(finding.items)["The adaptive thief"].startswith("was not tried")
+    assert finding.headline != "A thief who adapts can steal this model."
+
+
+def test_verdict_of_a_teacher_alone(folder: Path) -> None:
+    (study,) = collect(_runs(folder, *_DEFENDED))
+    assert judge(study).findings[0].headline == "No thief was tried."
+    (study,) = collect(_runs(folder, *_TWIN_BOOK))
+    assert judge(study).findings[0].headline == "Nothing defends this model."
+
+
+def test_collapsed_students_are_marked_in_words(folder: Path, tmp_path: Path) -> None:
+    copy = _forge(folder, tmp_path / "runs", {_BOOK: 8.0}, collapsed=True, top_class_share=0.97)
+    page = report(copy, tmp_path / "report.html")
+    for suffix, mark in ((".html", "<sup>†</sup>"), (".md", "†"), (".tex", r"$^\dagger$")):
+        text = page.with_suffix(suffix).read_text().replace("\N{NO-BREAK SPACE}%", " %").replace(r"\%", "%")
+        assert mark in text
+        assert "one class for 97 % of all images in 2 of 2 runs" in text
+        assert "That is a collapse in training, not proof of protection." in text
+    cell = _rows(page)[NASTY, "kd (τ=20, α=0.9)"]["students"][-1]
+    assert [run["collapsed"] for run in cell["runs"]] == [True, True]
+    assert "collapsed in 2 of 2" in page.read_text()
+    (study,) = collect(copy)
+    assert [cell.marks for cell in make_table(study).cells].count("†") == 1
+
+
+def test_early_stopping_that_saves_a_student_is_named(folder: Path, tmp_path: Path) -> None:
+    copy = _forge(folder, tmp_path / "runs", {_BOOK: 90.0})
+    for run in _runs(copy, *_BOOK):
+        path = run.folder / "result.json"
+        result = json.loads(path.read_text())
+        result["last"]["accuracy"] = 28.8
+        path.write_text(json.dumps(result))
+    (study,) = collect(copy)
+    table = make_table(study)
+    assert [cell.marks for cell in table.cells].count("‡") == 1
+    assert any(note.endswith("mlp, kd (τ=20, α=0.9) from the nasty teacher to 28.8 %.") for note in table.notes)
+
+
+def test_the_papers_selection_is_named_and_used(folder: Path, tmp_path: Path) -> None:
+    root = tmp_path / "runs"
+    run = train(model=_MLP, runs=root, **{**_PROTOCOL, "selection": "paper", "holdout": 0})
+    (study,) = collect(root)
+    table = make_table(study)
+    result = json.loads((run.folder / "result.json").read_text())
+    (cell,) = table.cells
+    assert cell.accuracy.mean == result["selected"]["batch_mean_accuracy"]
+    assert any("selection: paper" in note for note in table.notes)
+    assert any("One seed (n=1)" in note for note in table.notes)
+
+
+def test_a_student_of_another_protocol_is_no_reference(folder: Path, tmp_path: Path) -> None:
+    victim = _runs(folder, *_DEFENDED)[0]
+    stolen = attack(victim=victim, model=_MLP, method="hard_label", runs=tmp_path, **{**_PROTOCOL, "epochs": 1})
+    (study,) = collect([folder, stolen])
+    assert {student.label for student in study.students if student.label.startswith("mlp")} == {
+        f"{_MLP} [epochs=1]",
+        f"{_MLP} [epochs=6]",
+    }
+    (short,) = (student for student in study.students if student.label.endswith("[epochs=1]"))
+    assert short.baseline is None
+
+
+def test_a_run_brings_its_victim_and_adversary(folder: Path) -> None:
+    (run, _) = _runs(folder, *_BOOK)
+    (study,) = collect(run.folder)
+    assert {(found.recipe.model, found.recipe.kind, found.recipe.seed) for found in study.runs} == {
+        (_MLP, "attack", 0),
+        ("cnn(channels=4)", "defense", 0),
+        ("cnn(channels=4)", "reference", 0),
+    }
+
+
+def test_folders_are_searched_one_level_down_and_runs_counted_once(folder: Path) -> None:
+    (nested,) = collect(folder.parent)
+    (twice,) = collect([folder, folder])
+    assert len(nested.runs) == len(twice.runs) == len(list(folder.glob("*/result.json"))) == 17
+
+
+class _Checked(HTMLParser):
+    """Collects what a page refers to, and whether its tags close."""
+
+    void = frozenset({"meta", "img", "br", "link", "line", "rect", "path", "polyline"})
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.open: list[str] = []
+        self.sections: list[str] = []
+        self.references: list[str] = []
+        self.silent: list[str] = []
+        self.tags: list[str] = []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        given = dict(attrs)
+        self.tags.append(tag)
+        self.references += [value or "" for key, value in attrs if key in {"src", "href", "srcset", "action", "data"}]
+        if tag == "section":
+            self.sections.append(given.get("id") or "")
+        described = given.get("alt") or given.get("aria-label")
+        if tag in {"img", "svg"} and not described and given.get("aria-hidden") != "true":
+            self.silent.append(str(given))
+        if tag == "svg" and described:
+            assert given["role"] == "img"
+        if tag not in self.void:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append(tag)
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag
+
+
+def _parse(text: str) -> _Checked:
+    parser = _Checked()
+    parser.feed(text)
+    parser.close()
+    assert not parser.open
+    return parser
+
+
+def test_page_is_whole_and_stands_alone(page: Path) -> None:
+    text = page.read_text()
+    parser = _parse(text)
+    assert parser.sections == ["verdict", "table", "curves", "answers", "maps", "distance", "recipes", "provenance"]
+    assert all(reference.startswith("data:image/png;base64,") for reference in parser.references)
+    assert not re.search(r"url\(|@import|https?://(?!openreview)", text)
+    assert not {"script", "link", "iframe"} & set(parser.tags)
+    assert not parser.silent
+    assert not re.search(r"\b(nan|NaN|inf|None)\b", re.sub(r"<pre.*?</pre>", "", text, flags=re.S))
+    assert str(page.parent) not in text
+    assert "/runs" not in text  # where the runs lie is nobody's business
+
+
+def test_same_runs_give_the_same_bytes(folder: Path, page: Path, tmp_path: Path) -> None:
+    again = report(folder, tmp_path)
+    assert again == tmp_path / "report.html"
+    for suffix in (".html", ".md", ".tex", ".json"):
+        assert again.with_suffix(suffix).read_bytes() == page.with_suffix(suffix).read_bytes()
+
+
+def test_sections_that_do_not_apply_are_left_out(folder: Path, tmp_path: Path) -> None:
+    parser = _parse(report(_runs(folder, *_TWIN), tmp_path / "normal.html").read_text())
+    assert parser.sections == ["verdict", "table", "curves", "recipes", "provenance"]
+    assert "Students learn by" not in (tmp_path / "normal.html").read_text()
+    assert r"\begin{tabular}{lr}" in (tmp_path / "normal.tex").read_text()
+
+
+def test_names_are_escaped(folder: Path, tmp_path: Path) -> None:
+    (study,) = collect(_runs(folder, *_TWIN))
+    strange = type(study)(
+        r"a_b&c<i>|50%\x", *(getattr(study, key) for key in ("runs", "teachers", "students", "extractions"))
+    )
+    table, verdict = make_table(strange), judge(strange)
+    assert r"a\_b&amp;c\<i\>\|50%\\x" in to_markdown([table], [verdict])
+    assert r"a\_b\&c\textless{}i\textgreater{}\textbar{}50\%\textbackslash{}x" in to_tex([table])
+    html = render([strange], [table], [verdict])
+    assert "a_b&amp;c&lt;i&gt;|50%" in html
+    assert "<i>" not in html
+
+
+def test_tex_keeps_its_columns(page: Path) -> None:
+    tex = page.with_suffix(".tex").read_text()
+    (columns,) = re.findall(r"\\begin\{tabular\}\{(\w+)\}", tex)
+    for line in tex.splitlines():
+        if line.endswith(r"\\"):
+            assert line.count(" & ") == len(columns) - 1
+    assert r"label\_smoothing ($\varepsilon$=0.1)" in tex
+    assert not set("τωαε±−†‡%") & set(re.sub(r"\\%|^%.*$", "", tex, flags=re.MULTILINE))
+
+
+def test_terminal_table_has_all_rows(folder: Path) -> None:
+    from rich.console import Console
+
+    (study,) = collect(folder)
+    console = Console(width=200, record=True, file=open("/dev/null", "w"))  # noqa: SIM115
+    with console.file:
+        console.print(to_rich(make_table(study)))
+    text = console.export_text()
+    assert text.count("kd (τ=20, α=0.9)") == 2
+    assert "Student baseline" in text
+
+
+def test_distances_agree_with_a_plain_computation(folder: Path) -> None:
+    (study,) = collect(folder)
+    (pair,) = pairs(study)
+    assert not isinstance(pair, str)
+    normal, nasty = _runs(folder, *_TWIN)[0], _runs(folder, *_DEFENDED)[0]
+    data = normal.dataset()
+    z, w = (
+        predict(run.load_model(), data.test, mean=data.mean, std=data.std, device=torch.device("cpu")).double().numpy()
+        for run in (normal, nasty)
+    )
+
+    def softmax(x: np.ndarray, tau: float) -> np.ndarray:
+        e = np.exp(x / tau - (x / tau).max(axis=1, keepdims=True))
+        return e / e.sum(axis=1, keepdims=True)
+
+    rows = {name: (left, right) for name, left, right in pair.distances}
+    for tau in (1, 20):
+        p, q = softmax(w, tau), softmax(z, tau)
+        assert float(rows[f"KL(nasty ‖ normal) at τ={tau}"][1]) == pytest.approx(
+            (p * np.log(p / q)).sum(1).mean(), abs=6e-4
+        )
+        assert float(rows[f"Mean entropy at τ={tau}"][0]) == pytest.approx(-(q * np.log(q)).sum(1).mean(), abs=6e-4)
+        assert float(rows[f"Mean entropy at τ={tau}"][1]) == pytest.approx(-(p * np.log(p)).sum(1).mean(), abs=6e-4)
+    same = 100 * (z.argmax(1) == w.argmax(1)).mean()
+    assert rows["Same answer as the normal one"][1] == f"{same:.2f} %"
+    assert rows["Accuracy"][1] == f"{_accuracies([nasty])[0]:.2f} %"
+
+
+def test_figures_are_left_out_with_a_reason(folder: Path, tmp_path: Path) -> None:
+    copy = tmp_path / "runs"
+    shutil.copytree(_runs(folder, *_DEFENDED)[0].folder, copy / "alone")
+    (study,) = collect(copy)
+    (reason,) = pairs(study)
+    assert isinstance(reason, str)
+    assert "the run of its normal twin is not here" in reason
+    parser = _parse(report(copy, tmp_path / "report.html").read_text())
+    assert "maps" not in parser.sections
+    assert reason.partition("(τ")[0] in (tmp_path / "report.html").read_text()
+
+
+def test_a_module_as_victim(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    victim = nn.Sequential(nn.Flatten(), nn.Linear(64, 10))
+    run = attack(victim=victim, model=_MLP, method="hard_label", runs=tmp_path / "runs", **_PROTOCOL)
+    (study,) = collect(run)
+    (teacher,) = study.teachers
+    assert teacher.label.startswith("Sequential #")
+    report(run, tmp_path / "report.html")
+    assert "Sequential #" in (tmp_path / "report.html").read_text()
+
+
+def test_nearest_neighbors_of_a_class() -> None:
+    from sklearn.neighbors import NearestNeighbors
+
+    rng = np.random.RandomState(0)
+    points, labels = rng.randn(80, 2), rng.randint(0, 3, 80)
+    nearest = NearestNeighbors(n_neighbors=11).fit(points).kneighbors(points)[1][:, 1:]
+    expected = (labels[nearest] == labels[:, None]).mean()
+    assert neighbors_alike(points, torch.from_numpy(labels)) == pytest.approx(expected)
+
+
+def test_maps_of_equal_vectors_are_one_point() -> None:
+    layout = tsne(torch.ones(20, 4))
+    assert (layout == 0).all()
+    assert "nan" not in class_map(layout, [0] * 20, ["a"], alt="one point")
+
+
+def test_line_chart_places_points_where_the_axes_say() -> None:
+    svg = line_chart([Line("a", 0, [[(0, 0.0), (50, 100.0), (100, 50.0)]])], top=100, x_name="epoch", alt="<a & b>")
+    points = [tuple(map(float, p.split(","))) for p in re.search(r'points="([^"]*)"', svg)[1].split()]
+    grid = {float(y) for y in re.findall(r'<line[^>]*y1="([\d.]+)"', svg)}
+    (x0, y0), (x1, y1), (x2, y2) = points
+    assert x1 - x0 == pytest.approx(x2 - x1, abs=0.11)
+    assert (y0, y1) == (max(grid), min(grid))
+    assert y2 == pytest.approx((y0 + y1) / 2, abs=0.11)
+    assert 'aria-label="&lt;a &amp; b&gt;"' in svg
+
+
+@pytest.mark.parametrize("top", [1e-3, 0.7, 1, 7, 23, 99, 100, 713, 12345])
+def test_axes_have_round_ticks_over_the_data(top: float) -> None:
+    svg = line_chart([Line("a", 0, [[(1, 0.0), (2, top)]])], top=None, x_name="epoch", alt="a")
+    ticks = [float(t) for t in re.findall(r'text-anchor="end">([\d.e+-]+)<', svg)]
+    assert ticks[0] == 0
+    assert ticks[-2] < top <= ticks[-1] * (1 + 1e-9)
+    assert 4 <= len(ticks) <= 8
+
+
+@pytest.mark.parametrize("channels", [1, 2, 3])
+def test_images_are_pngs(channels: int) -> None:
+    import base64
+    import io
+
+    from PIL import Image
+
+    image = torch.randint(0, 256, (channels, 5, 5), dtype=torch.uint8)
+    head, _, body = png_uri(image).partition(",")
+    assert head == "data:image/png;base64"
+    pixels = np.asarray(Image.open(io.BytesIO(base64.b64decode(body))))
+    expected = image.permute(1, 2, 0).numpy() if channels == 3 else image[0].numpy()
+    assert (pixels == expected).all()
+
+
+def test_words() -> None:
+    assert method_label("kd(alpha=0.9, temperature=20.0)") == "kd (τ=20, α=0.9)"
+    assert method_label("hard_label") == "hard_label"
+    assert model_label("instance(type='my.nets.Wide', sha256='1234567890abcdef')") == "Wide #123456"
+    assert [signed(x) for x in (1.204, -0.4, 0.004, -0.004)] == ["+1.20", "−0.40", "0.00", "0.00"]
+    assert [join(["a", "b", "c"][:n]) for n in range(4)] == ["", "a", "a and b", "a, b and c"]
+    details = [{"lr": 0.1, "x": {"y": 1}}, {"lr": 0.2, "x": {"y": 1}}, {"lr": 0.3, "x": {"y": 2}}]
+    assert distinguish(["a", "a", "b"], details) == ["a [lr=0.1]", "a [lr=0.2]", "b"]
+
+
+def test_errors_say_what_to_do(folder: Path, tmp_path: Path) -> None:
+    with pytest.raises(RunError, match=r"no folder .*give a run folder"):
+        report(tmp_path / "nowhere", tmp_path / "r.html")
+    with pytest.raises(RunError, match="holds no finished run"):
+        report(tmp_path, tmp_path / "r.html")
+    with pytest.raises(RunError, match="no runs were given"):
+        report([], tmp_path / "r.html")
+    with pytest.raises(RecipeError, match=r"ends in \.html"):
+        report(folder, tmp_path / "r.pdf")
+    (tmp_path / "file").touch()
+    with pytest.raises(RunError, match="cannot write"):
+        report(_runs(folder, *_TWIN), tmp_path / "file" / "r.html")
+    assert {path.name for path in tmp_path.iterdir()} == {"file"}
+
+
+@pytest.mark.parametrize("damage", ["{", "{}", "[]", '{"selected": 3}'])
+def test_a_damaged_result_is_named(folder: Path, tmp_path: Path, damage: str) -> None:
+    run = tmp_path / "runs" / "one"
+    shutil.copytree(_runs(folder, *_TWIN)[0].folder, run)
+    (run / "result.json").write_text(damage)
+    with pytest.raises(RunError, match=r"one/result\.json is damaged .*delete it"):
+        report(tmp_path / "runs", tmp_path / "r.html")
+    (run / "result.json").unlink()
+    with pytest.raises(RunError, match="one is not finished"):
+        report(run, tmp_path / "r.html")
+    with pytest.raises(RunError, match="1 unfinished"):
+        report(tmp_path / "runs", tmp_path / "r.html")
+    (run / "recipe.yaml").write_text("data: nowhere")
+    with pytest.raises(RunError, match=r"the recipe of .*one cannot be used"):
+        report(run, tmp_path / "r.html")
+
+
+def test_unfinished_runs_are_counted(folder: Path, tmp_path: Path) -> None:
+    shutil.copytree(folder, tmp_path / "runs")
+    (_runs(tmp_path / "runs", *_HARD)[0].folder / "result.json").unlink()
+    (study,) = collect(tmp_path / "runs")
+    assert make_table(study).notes[-1] == "Unfinished runs that are left out: 1."
+
+
+def test_altered_weights_are_refused(folder: Path, tmp_path: Path) -> None:
+    shutil.copytree(folder, tmp_path / "runs")
+    weights = _runs(tmp_path / "runs", *_DEFENDED)[0].folder / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-4] + b"\0\0\0\0")
+    with pytest.raises(CheckpointError, match="not what the run wrote"):
+        report(tmp_path / "runs", tmp_path / "r.html")
+    assert not (tmp_path / "r.html").exists()
+
+
+def test_data_that_changed_are_two_studies(folder: Path, tmp_path: Path) -> None:
+    copy = _forge(folder, tmp_path / "runs", {_TWIN: 50.0})
+    path = _runs(copy, *_CNN_HARD)[0].folder / "result.json"
+    result = json.loads(path.read_text())
+    path.write_text(json.dumps({**result, "data_fingerprint": "0" * 64}))
+    studies = collect(copy)
+    assert sorted(len(study.runs) for study in studies) == [1, 16]
+    parser = _parse(report(copy, tmp_path / "r.html").read_text())
+    assert parser.sections[0].startswith("s1-")
+    assert math.isclose(len(set(parser.sections)), len(parser.sections))

@@ -1,0 +1,106 @@
+"""One Markdown page about a folder of results: ``python tools/results_page.py results docs/results.md``.
+
+Each folder in it holds what ``undistill reproduce`` wrote, or a ``report.md`` with a ``README.md`` that says where that
+comes from. Whoever adds one writes the page anew.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from undistill.errors import RecipeError
+from undistill.orchestrate.request import Request
+from undistill.orchestrate.results import is_study, read_study
+from undistill.reporting.formats import banner, make_section, markdown_text, section_markdown, summary
+from undistill.storage import write_text
+
+__all__ = ["results_page"]
+
+_INTRODUCTION = """# Results
+
+Every number here was measured and written by the program. This page is made from `results/` by
+`python tools/results_page.py results docs/results.md`."""
+_SHOWN = ("torch", "python", "device", "device_name", "threads", "profile", "selection", "data", "data_note")
+
+
+def results_page(results: Path, page: Path) -> str:
+    """Return the page about the folders in ``results``, with links that are right from where ``page`` is.
+
+    Args:
+        results: Folder of folders.
+        page: Path that the page will have.
+
+    Raises:
+        RecipeError: No folder holds a study or a report.
+        RunError: A ``study.json`` is of another format or was edited.
+    """
+    blocks: list[str] = []
+    for folder in sorted(path for path in results.iterdir() if path.is_dir()):
+        link = f"{Path(os.path.relpath(folder, page.parent)).as_posix()}/"
+        if is_study(folder):
+            blocks += _study(folder.name, read_study(folder), link)
+        elif (folder / "report.md").is_file():
+            blocks += _report(folder, link)
+    if not blocks:
+        raise RecipeError(f"{results}: no folder in it holds a study.json or a report.md; give the folder of results")
+    return "\n\n".join([_INTRODUCTION, *blocks]) + "\n"
+
+
+def _study(name: str, content: Mapping[str, Any], link: str) -> Iterator[str]:
+    request = Request.from_json(content["request"])
+    yield f"## {name}"
+    yield f"```\n{request.command}\n```"
+    if banner(request):
+        yield f"**{markdown_text(banner(request))}**"
+    yield f"{summary(content)}. {_links(link, 'index.html', 'study.json', 'tables.csv')}."
+    for part in content["parts"]:
+        yield section_markdown(make_section(part), level=3, folder=link)
+    yield _provenance(content["provenance"])
+
+
+def _report(folder: Path, link: str) -> Iterator[str]:
+    yield f"## {folder.name}"
+    readme = folder / "README.md"
+    if readme.is_file():
+        yield readme.read_text(encoding="utf-8").strip()
+    yield (folder / "report.md").read_text(encoding="utf-8").strip()
+    found: dict[str, set[Any]] = {}
+    for provenance in _find("provenance", json.loads((folder / "report.json").read_text(encoding="utf-8"))):
+        for key, value in provenance.items():
+            found.setdefault(key, set()).add(value)
+    yield _provenance({key: sorted(values) for key, values in found.items()})
+    yield f"{_links(link, 'report.html', 'report.json')}."
+
+
+def _links(link: str, *files: str) -> str:
+    return ", ".join(f"[{file}]({link}{file})" for file in files)
+
+
+def _provenance(found: Mapping[str, Sequence[Any]]) -> str:
+    shown = [
+        f"{key.replace('_', ' ')} {', '.join(f'`{value}`' for value in found[key])}" for key in _SHOWN if key in found
+    ]
+    return f"Provenance: {'; '.join(shown)}."
+
+
+def _find(key: str, value: Any) -> Iterator[Mapping[str, Any]]:
+    """Yield what stands under a key, however deep."""
+    if isinstance(value, dict):
+        if key in value:
+            yield value[key]
+        for inner in value.values():
+            yield from _find(key, inner)
+    elif isinstance(value, list):
+        for inner in value:
+            yield from _find(key, inner)
+
+
+if __name__ == "__main__":
+    if len(sys.argv) != 3:
+        sys.exit("usage: python tools/results_page.py RESULTS PAGE.md")
+    write_text(Path(sys.argv[2]), results_page(Path(sys.argv[1]), Path(sys.argv[2])))
