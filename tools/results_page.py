@@ -14,9 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from undistill.errors import RecipeError
-from undistill.orchestrate.request import Request
-from undistill.orchestrate.results import is_study, read_study
-from undistill.reporting.formats import banner, make_section, markdown_text, section_markdown, summary
+from undistill.orchestrate.results import document_of, is_study, read_study
+from undistill.reporting.formats import markdown_text, part_markdown
 from undistill.storage import write_text
 
 __all__ = ["results_page"]
@@ -52,14 +51,14 @@ def results_page(results: Path, page: Path) -> str:
 
 
 def _study(name: str, content: Mapping[str, Any], link: str) -> Iterator[str]:
-    request = Request.from_json(content["request"])
+    document = document_of(content)
     yield f"## {name}"
-    yield f"```\n{request.command}\n```"
-    if banner(request):
-        yield f"**{markdown_text(banner(request))}**"
-    yield f"{summary(content)}. {_links(link, 'index.html', 'study.json', 'tables.csv')}."
-    for part in content["parts"]:
-        yield section_markdown(make_section(part), level=3, folder=link)
+    yield f"```\n{document.command}\n```"
+    if document.banner:
+        yield f"**{markdown_text(document.banner)}**"
+    yield f"{document.summary}. {_links(link, 'index.html', 'study.json', 'tables.csv')}."
+    for part in document.parts:
+        yield part_markdown(part, level=3, figures=f"{link}figures")
     yield _provenance(content["provenance"])
 
 

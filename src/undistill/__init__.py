@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from undistill.methods import list_references
     from undistill.models import build_model, list_models
     from undistill.recipe import list_recipes
-    from undistill.reporting import report
+    from undistill.reporting.report import report
     from undistill.run import Run
     from undistill.studies.study import list_studies
     from undistill.victim import Access, Victim
@@ -41,7 +41,7 @@ _HOMES = {
     "list_references": "undistill.methods",
     "list_studies": "undistill.studies.study",
     "load_dataset": "undistill.data",
-    "report": "undistill.reporting",
+    "report": "undistill.reporting.report",
     "reproduce": "undistill.api",
     "train": "undistill.api",
 }

@@ -9,7 +9,8 @@ from undistill.engine.device import single_thread
 from undistill.engine.job import Callback
 from undistill.errors import RecipeError
 from undistill.recipe import Recipe, load_recipe
-from undistill.reporting import report
+from undistill.reporting.document import Document
+from undistill.reporting.report import make_document
 from undistill.workspace import Workspace
 
 __all__ = ["demo", "demo_recipes"]
@@ -17,23 +18,20 @@ __all__ = ["demo", "demo_recipes"]
 STUDENTS = ("mlp", "cnn")
 
 
-def demo(out: Path, *, seeds: int = 1, watch: Callable[[Recipe], Callback | None] = lambda recipe: None) -> Path:
-    """Train the demo's nets and write its page.
+def demo(out: Path, *, seeds: int = 1, watch: Callable[[Recipe], Callback | None] = lambda recipe: None) -> Document:
+    """Train the demo's nets and return its report.
 
     Args:
-        out: Folder for the runs and the page; runs that are there are not trained again.
+        out: Folder for the runs; runs that are there are not trained again.
         seeds: Repetitions, 1 or more.
         watch: Called with every recipe before its run.
-
-    Returns:
-        The path of the HTML page.
     """
     if seeds < 1:
         raise RecipeError(f"seeds: must be 1 or more, got {seeds}")
     workspace = Workspace(out / "runs", device="cpu", watch=watch)
     with single_thread():
         runs = [workspace.run(recipe) for seed in range(seeds) for recipe in demo_recipes(seed)]
-        return report(runs, out / "report.html")
+        return make_document(runs)
 
 
 def demo_recipes(seed: int) -> Iterator[Recipe]:

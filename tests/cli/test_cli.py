@@ -408,14 +408,15 @@ def test_report_prints_the_table_and_the_page(made: SimpleNamespace, tmp_path: P
 
 
 def test_demo_hands_its_options_on(made: SimpleNamespace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from undistill.reporting import report
+    from undistill.reporting.document import Document
+    from undistill.reporting.report import make_document
 
     calls: list[tuple[Path, int]] = []
 
-    def short_demo(out: Path, *, seeds: int = 1, watch: Callable[..., Any]) -> Path:
+    def short_demo(out: Path, *, seeds: int = 1, watch: Callable[..., Any]) -> Document:
         calls.append((out, seeds))
         assert undistill("train", *TINY, "--runs", out / "runs", "--quiet").code == 0
-        return report(out, out / "report.html")
+        return make_document(out)
 
     monkeypatch.setattr("undistill.demo.demo", short_demo)
     done = undistill("demo", "--out", tmp_path / "demo", "--seeds", "2")

@@ -20,11 +20,16 @@ from torch import nn
 from undistill.api import attack, defend, train
 from undistill.engine.evaluate import predict
 from undistill.errors import CheckpointError, RecipeError, RunError
-from undistill.reporting import collect, judge, make_table, report, to_rich
 from undistill.reporting.answers import neighbors_alike, pairs, tsne
-from undistill.reporting.figures import Line, class_map, line_chart, png_uri
-from undistill.reporting.page import render
-from undistill.reporting.runs_formats import to_markdown, to_tex
+from undistill.reporting.document import Document
+from undistill.reporting.formats import to_html, to_markdown, to_rich, to_tex
+from undistill.reporting.parts import Part
+from undistill.reporting.parts.findings import Findings
+from undistill.reporting.parts.values import Values
+from undistill.reporting.report import make_document, report
+from undistill.reporting.runs import RunGroup, collect
+from undistill.reporting.runs_table import make_table
+from undistill.reporting.verdict import judge
 from undistill.reporting.wording import distinguish, join, method_label, model_label, signed
 from undistill.run import Run
 
@@ -143,9 +148,12 @@ def test_all_forms_hold_the_same_numbers(page: Path) -> None:
     expected[4] = expected[4][1:]  # a teacher's accuracy stands in its first row only
     expected[5] = expected[5][1:]
     markdown = [line for line in page.with_suffix(".md").read_text().splitlines() if line.startswith("|")][2:]
-    tex = [line for line in page.with_suffix(".tex").read_text().splitlines() if line.endswith(r"\\")][1:]
+    markdown = markdown[: len(expected)]
+    text = page.with_suffix(".tex").read_text()
+    text = text[text.index(r"\begin{table}") :].partition(r"\end{table}")[0]
+    tex = [line for line in text.splitlines() if line.endswith(r"\\")][1:]
     body = re.findall(
-        r"<tr>(.*?)</tr>", page.read_text().partition('class="results"')[2].partition("</table>")[0], re.S
+        r"<tr[^>]*>(.*?)</tr>", page.read_text().partition('class="results"')[2].partition("</table>")[0], re.S
     )
     for numbers, *forms in zip(expected, markdown, tex, body[1:], strict=True):
         for form in forms:
@@ -209,7 +217,7 @@ def test_verdict_follows_the_numbers(
 ) -> None:
     numbers = {_ALONE: 95.0, _TWIN_BOOK: 96.0, _BOOK: book, _LOW_TAU: low_tau, _HARD: hard, _CNN_HARD: 10.0}
     (study,) = collect(_forge(folder, tmp_path / "runs", {**numbers, _TWIN: 99.0, _DEFENDED: 98.4}))
-    (finding,) = judge(study).findings
+    (finding,) = judge(study)
     assert finding.subject == NASTY
     assert finding.headline == headline
     said = dict(finding.items)
@@ -230,7 +238,7 @@ def test_verdict_counts_what_the_normal_teacher_gives(folder: Path, tmp_path: Pa
     """A student that is better alone than from the normal teacher has less to steal."""
     numbers = {_ALONE: 95.0, _TWIN_BOOK: 90.0, _BOOK: 50.0, _LOW_TAU: 89.0, _HARD: 50.0, _CNN_HARD: 10.0}
     (study,) = collect(_forge(folder, tmp_path / "runs", numbers))
-    (finding,) = judge(study).findings
+    (finding,) = judge(study)
     assert finding.headline == "A thief who adapts can steal this model."
     assert (
         "The normal teacher gives no more: mlp 90.0 %. So this model can be stolen"
@@ -243,22 +251,22 @@ def test_a_collapse_from_the_normal_teacher_is_no_measure(folder: Path, tmp_path
     _forge(folder, tmp_path / "runs", numbers)
     copy = _forge(tmp_path / "runs", tmp_path / "more", {_TWIN_BOOK: 8.0}, collapsed=True, top_class_share=1.0)
     (study,) = collect(copy)
-    assert judge(study).findings[0].headline == "No thief tried here comes near a student trained alone."
+    assert judge(study)[0].headline == "No thief tried here comes near a student trained alone."
 
 
 def test_verdict_without_an_adaptive_thief_says_so(folder: Path) -> None:
     runs = [*_runs(folder, *_BOOK), *_runs(folder, *_ALONE)]
     (study,) = collect(runs)
-    (finding,) = judge(study).findings
+    (finding,) = judge(study)
     assert dict(finding.items)["The adaptive thief"].startswith("was not tried")
     assert finding.headline != "A thief who adapts can steal this model."
 
 
 def test_verdict_of_a_teacher_alone(folder: Path) -> None:
     (study,) = collect(_runs(folder, *_DEFENDED))
-    assert judge(study).findings[0].headline == "No thief was tried."
+    assert judge(study)[0].headline == "No thief was tried."
     (study,) = collect(_runs(folder, *_TWIN_BOOK))
-    assert judge(study).findings[0].headline == "Nothing defends this model."
+    assert judge(study)[0].headline == "Nothing defends this model."
 
 
 def test_collapsed_students_are_marked_in_words(folder: Path, tmp_path: Path) -> None:
@@ -375,8 +383,8 @@ def test_page_is_whole_and_stands_alone(page: Path) -> None:
     text = page.read_text()
     parser = _parse(text)
     assert parser.sections == ["verdict", "table", "curves", "answers", "maps", "distance", "recipes", "provenance"]
-    assert all(reference.startswith("data:image/png;base64,") for reference in parser.references)
-    assert not re.search(r"url\(|@import|https?://(?!openreview)", text)
+    assert all(reference.startswith(("data:image/png;base64,", "#")) for reference in parser.references)
+    assert not re.search(r"url\((?!#)|@import|https?://(?!openreview|www\.w3\.org)", text)
     assert not {"script", "link", "iframe"} & set(parser.tags)
     assert not parser.silent
     assert not re.search(r"\b(nan|NaN|inf|None)\b", re.sub(r"<pre.*?</pre>", "", text, flags=re.S))
@@ -398,21 +406,27 @@ def test_sections_that_do_not_apply_are_left_out(folder: Path, tmp_path: Path) -
     assert r"\begin{tabular}{lr}" in (tmp_path / "normal.tex").read_text()
 
 
+def _shown(group: RunGroup) -> list[Part]:
+    table = make_table(group)
+    return [Values.make(name="table", title=table.caption, grid=table.grid)]
+
+
 def test_names_are_escaped(folder: Path, tmp_path: Path) -> None:
     (study,) = collect(_runs(folder, *_TWIN))
     strange = type(study)(
         r"a_b&c<i>|50%\x", *(getattr(study, key) for key in ("runs", "teachers", "students", "extractions"))
     )
-    table, verdict = make_table(strange), judge(strange)
-    assert r"a\_b&amp;c\<i\>\|50%\\x" in to_markdown([table], [verdict])
-    assert r"a\_b\&c\textless{}i\textgreater{}\textbar{}50\%\textbackslash{}x" in to_tex([table])
-    html = render([strange], [table], [verdict])
+    document = Document("", (Findings.make(name="verdict", title=strange.data), *_shown(strange)), {})
+    assert r"a\_b&c\<i\>\|50%\\x" in to_markdown(document)
+    assert r"a\_b\&c\textless{}i\textgreater{}\textbar{}50\%\textbackslash{}x" in to_tex(document)
+    html = to_html(document, {})
     assert "a_b&amp;c&lt;i&gt;|50%" in html
     assert "<i>" not in html
 
 
 def test_tex_keeps_its_columns(page: Path) -> None:
     tex = page.with_suffix(".tex").read_text()
+    tex = tex[tex.index(r"\begin{table}") :].partition(r"\end{table}")[0]
     (columns,) = re.findall(r"\\begin\{tabular\}\{(\w+)\}", tex)
     for line in tex.splitlines():
         if line.endswith(r"\\"):
@@ -424,12 +438,11 @@ def test_tex_keeps_its_columns(page: Path) -> None:
 def test_terminal_table_has_all_rows(folder: Path) -> None:
     from rich.console import Console
 
-    (study,) = collect(folder)
     console = Console(width=200, record=True, file=open("/dev/null", "w"))  # noqa: SIM115
     with console.file:
-        console.print(to_rich(make_table(study)))
+        console.print(*(table for part in make_document(folder).parts for table in to_rich(part)))
     text = console.export_text()
-    assert text.count("kd (τ=20, α=0.9)") == 2
+    assert text.partition("Training")[0].count("kd (τ=20, α=0.9)") == 2
     assert "Student baseline" in text
 
 
@@ -495,44 +508,28 @@ def test_nearest_neighbors_of_a_class() -> None:
 
 
 def test_maps_of_equal_vectors_are_one_point() -> None:
-    layout = tsne(torch.ones(20, 4))
-    assert (layout == 0).all()
-    assert "nan" not in class_map(layout, [0] * 20, ["a"], alt="one point")
+    assert (tsne(torch.ones(20, 4)) == 0).all()
 
 
-def test_line_chart_places_points_where_the_axes_say() -> None:
-    svg = line_chart([Line("a", 0, [[(0, 0.0), (50, 100.0), (100, 50.0)]])], top=100, x_name="epoch", alt="<a & b>")
-    points = [tuple(map(float, p.split(","))) for p in re.search(r'points="([^"]*)"', svg)[1].split()]
-    grid = {float(y) for y in re.findall(r'<line[^>]*y1="([\d.]+)"', svg)}
-    (x0, y0), (x1, y1), (x2, y2) = points
-    assert x1 - x0 == pytest.approx(x2 - x1, abs=0.11)
-    assert (y0, y1) == (max(grid), min(grid))
-    assert y2 == pytest.approx((y0 + y1) / 2, abs=0.11)
-    assert 'aria-label="&lt;a &amp; b&gt;"' in svg
+def test_pages_of_any_form_are_written(folder: Path, tmp_path: Path) -> None:
+    written = report(_runs(folder, *_TWIN), tmp_path / "x.md")
+    assert written == tmp_path / "x.md"
+    assert {path.name for path in tmp_path.iterdir()} == {
+        *(f"x.{kind}" for kind in ("html", "md", "tex", "csv", "json")),
+        "x_figures",
+    }
+    assert "![Training](x_figures/curves.png)" in written.read_text()
+    assert (tmp_path / "x_figures" / "curves.png").is_file()
 
 
-@pytest.mark.parametrize("top", [1e-3, 0.7, 1, 7, 23, 99, 100, 713, 12345])
-def test_axes_have_round_ticks_over_the_data(top: float) -> None:
-    svg = line_chart([Line("a", 0, [[(1, 0.0), (2, top)]])], top=None, x_name="epoch", alt="a")
-    ticks = [float(t) for t in re.findall(r'text-anchor="end">([\d.e+-]+)<', svg)]
-    assert ticks[0] == 0
-    assert ticks[-2] < top <= ticks[-1] * (1 + 1e-9)
-    assert 4 <= len(ticks) <= 8
-
-
-@pytest.mark.parametrize("channels", [1, 2, 3])
-def test_images_are_pngs(channels: int) -> None:
-    import base64
-    import io
-
-    from PIL import Image
-
-    image = torch.randint(0, 256, (channels, 5, 5), dtype=torch.uint8)
-    head, _, body = png_uri(image).partition(",")
-    assert head == "data:image/png;base64"
-    pixels = np.asarray(Image.open(io.BytesIO(base64.b64decode(body))))
-    expected = image.permute(1, 2, 0).numpy() if channels == 3 else image[0].numpy()
-    assert (pixels == expected).all()
+def test_runs_of_unknown_methods_are_named_and_left_out(folder: Path, tmp_path: Path) -> None:
+    shutil.copytree(folder, tmp_path / "runs")
+    (stranger,) = _runs(tmp_path / "runs", *_CNN_HARD)
+    recipe = stranger.folder / "recipe.yaml"
+    recipe.write_text(recipe.read_text().replace("method: hard_label", "method: only_in_a_notebook", 1))
+    page = report(tmp_path / "runs", tmp_path / "report.html").read_text()
+    assert f"Runs of methods that are unknown here, left out: {stranger.folder.name}." in page
+    assert "A thief" in page
 
 
 def test_words() -> None:
@@ -552,7 +549,7 @@ def test_errors_say_what_to_do(folder: Path, tmp_path: Path) -> None:
         report(tmp_path, tmp_path / "r.html")
     with pytest.raises(RunError, match="no runs were given"):
         report([], tmp_path / "r.html")
-    with pytest.raises(RecipeError, match=r"ends in \.html"):
+    with pytest.raises(RecipeError, match=r"ends in \.html, \.md"):
         report(folder, tmp_path / "r.pdf")
     (tmp_path / "file").touch()
     with pytest.raises(RunError, match="cannot write"):
@@ -601,5 +598,5 @@ def test_data_that_changed_are_two_studies(folder: Path, tmp_path: Path) -> None
     studies = collect(copy)
     assert sorted(len(study.runs) for study in studies) == [1, 16]
     parser = _parse(report(copy, tmp_path / "r.html").read_text())
-    assert parser.sections[0].startswith("s1-")
+    assert parser.sections[0] == "verdict-1"
     assert math.isclose(len(set(parser.sections)), len(parser.sections))

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from undistill.api import attack, defend, train
-from undistill.reporting import report
+from undistill.reporting.report import report
 
 _CHROMIUM = shutil.which("chromium")
 _OFF = ("gpu", "quic", "background-networking", "component-update", "sync")
@@ -34,7 +34,7 @@ addEventListener("load", () => {{
   const find = (selector) => [...page.querySelectorAll(selector)];
   const box = (element) => element.getBoundingClientRect();
   const shown = (element) => getComputedStyle(element).display !== "none";
-  const scrolls = (element) => element.closest(".scroll, pre, svg");
+  const scrolls = (element) => element.closest(".scroll, .picture, pre, svg");
   const seen = {{
     width: page.documentElement.scrollWidth,
     sections: find("section").map((e) => e.id),

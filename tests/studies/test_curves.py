@@ -20,7 +20,9 @@ from undistill.orchestrate.plan import Plan
 from undistill.orchestrate.request import load_studies
 from undistill.recipe import Recipe
 from undistill.registry import Spec
-from undistill.reporting.formats import make_section, to_csv
+from undistill.reporting.document import Document
+from undistill.reporting.formats import to_csv
+from undistill.reporting.parts import part_of
 from undistill.studies.changes import Changes, adapt
 from undistill.studies.curves import CURVES, CurveStudy, Line
 from undistill.studies.paper import load_paper
@@ -234,7 +236,7 @@ def made_up(study: CurveStudy, accuracy: dict[tuple[str, float | None], list[flo
         return value and SimpleNamespace(accuracy=value, collapsed=value < 5, folder=Path(f"run-{recipe.hash}"))
 
     workspace: Any = SimpleNamespace(find=find)
-    return study.evaluate(workspace, {}, Path())
+    return study.evaluate(workspace, {}, Path()).to_json()
 
 
 def test_the_part_of_a_figure_by_hand() -> None:
@@ -277,16 +279,16 @@ def test_figure5_measures_against_the_same_images_alone() -> None:
 def test_a_figure_in_words_and_as_csv() -> None:
     given = figure("figure4", only=("cnn-normal", "cnn-nasty"))
     part = made_up(given, {("cnn-nasty", 4): [80.0], ("cnn-nasty", 20): [70.0], ("cnn", None): [86.0]})
-    section = make_section(part)
-    assert (section.heading, section.picture) == ("Figure 4", True)
-    (grid,) = section.grids
-    assert (grid.caption, grid.corner) == ("CIFAR-10", "τₛ =")
+    shown = part_of(part)
+    assert (shown.heading, shown.drawn) == ("Figure 4", True)
+    (grid,) = shown.grids()
+    assert (grid.caption, grid.heads) == ("CIFAR-10", ("τₛ =",))
     assert grid.columns == ("1", "2", "4", "10", "20", "trained normally")
-    assert [line for _, line in grid.lines][2:] == [
+    assert [line for _, _, line in grid.lines][2:] == [
         ["S: CNN (nasty)", "failed", "failed", "80.00 (−6.00)", "failed", "70.00 (−16.00)", "–"],
         ["paper", "–", "–", "82.46 (−4.18)", "–", "–", "–"],
     ]
-    table = to_csv({"parts": [part]}).splitlines()
+    table = to_csv(Document("", (part_of(part),), {})).splitlines()
     assert table[0] == "study,row,column,x,seed,accuracy,run,failure,paper"
     (recipe,) = next(p for p in given.panels[0].lines[1].points if p.x == 4).recipes
     assert f"figure4,cifar10,cnn-nasty,4,0,80.0,run-{recipe.hash},,82.46" in table

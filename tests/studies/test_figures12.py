@@ -17,7 +17,8 @@ from undistill.errors import ShapeError
 from undistill.functional.similarity import linear_cka
 from undistill.orchestrate.plan import Plan
 from undistill.orchestrate.request import load_studies
-from undistill.reporting.style import draw, drawable
+from undistill.reporting.parts import part_of
+from undistill.reporting.style import draw
 from undistill.run import Failure, Run
 from undistill.storage import remember
 from undistill.studies import embeddings, pair
@@ -50,7 +51,7 @@ def workspace(tmp_path_factory: pytest.TempPathFactory) -> Workspace:
 @pytest.fixture(scope="module")
 def parts(workspace: Workspace, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Part]:
     cache = tmp_path_factory.mktemp("cache")
-    return {name: study(name).evaluate(workspace, {}, cache) for name in ("figure1", "figure2")}
+    return {name: study(name).evaluate(workspace, {}, cache).to_json() for name in ("figure1", "figure2")}
 
 
 def outputs(workspace: Workspace) -> dict[str, tuple[Array, Array]]:
@@ -207,19 +208,19 @@ def test_the_similarity_is_that_of_both_teachers(workspace: Workspace, parts: di
 def test_the_same_runs_give_the_same_part(
     name: str, workspace: Workspace, parts: dict[str, Part], tmp_path: Path
 ) -> None:
-    again = study(name).evaluate(workspace, {}, tmp_path)
+    again = study(name).evaluate(workspace, {}, tmp_path).to_json()
     assert json.dumps(again, allow_nan=False) == json.dumps(parts[name], allow_nan=False)
     assert json.loads(json.dumps(again)) == again  # plain values
 
 
 @pytest.mark.parametrize("name", ["figure1", "figure2"])
 def test_both_figures_can_be_drawn(name: str, parts: dict[str, Part]) -> None:
-    assert drawable(parts[name])
-    assert len(draw(parts[name]).axes) == {"figure1": 24, "figure2": 4}[name]
+    assert part_of(parts[name]).drawn
+    assert len(draw(part_of(parts[name])).axes) == {"figure1": 24, "figure2": 4}[name]
 
 
 def test_a_second_call_computes_nothing(workspace: Workspace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    first = {name: study(name).evaluate(workspace, {}, tmp_path) for name in ("figure1", "figure2")}
+    first = {name: study(name).evaluate(workspace, {}, tmp_path).to_json() for name in ("figure1", "figure2")}
     assert len(list(tmp_path.iterdir())) == 2
 
     def refuse(*_: object) -> None:
@@ -229,10 +230,10 @@ def test_a_second_call_computes_nothing(workspace: Workspace, tmp_path: Path, mo
     monkeypatch.setattr(Run, "load_model", refuse)
     monkeypatch.setattr(Run, "dataset", refuse)
     for name, part in first.items():
-        assert study(name).evaluate(workspace, {}, tmp_path) == part
+        assert study(name).evaluate(workspace, {}, tmp_path).to_json() == part
     (tmp_path / "elsewhere").mkdir()
     with pytest.raises(AssertionError, match="computed again"):
-        study("figure2").evaluate(workspace, {}, tmp_path / "elsewhere")
+        study("figure2").evaluate(workspace, {}, tmp_path / "elsewhere").to_json()
 
 
 def edit_value(text: str) -> str:
@@ -254,12 +255,12 @@ DAMAGE: dict[str, Callable[[str], str]] = {
 def test_a_damaged_cache_is_computed_again(
     damage: str, workspace: Workspace, parts: dict[str, Part], tmp_path: Path
 ) -> None:
-    study("figure1").evaluate(workspace, {}, tmp_path)
+    study("figure1").evaluate(workspace, {}, tmp_path).to_json()
     (file,) = tmp_path.iterdir()
     whole = file.read_text()
     file.write_text(DAMAGE[damage](whole))
     assert file.read_text() != whole
-    assert study("figure1").evaluate(workspace, {}, tmp_path) == parts["figure1"]
+    assert study("figure1").evaluate(workspace, {}, tmp_path).to_json() == parts["figure1"]
     assert file.read_text() == whole
 
 
@@ -273,13 +274,13 @@ def test_what_is_remembered_belongs_to_its_key(tmp_path: Path) -> None:
 def test_a_missing_teacher_is_a_failed_figure_with_the_reason(name: str, tmp_path: Path) -> None:
     found = study(name)
     failures = {found.nasty.hash: Failure("the loss is NaN", tmp_path / "log.txt")}
-    part = found.evaluate(Workspace(tmp_path / "runs"), failures, tmp_path / "cache")
+    part = found.evaluate(Workspace(tmp_path / "runs"), failures, tmp_path / "cache").to_json()
     assert part["failed"]
     assert part["notes"] == [
         "Failed: normal teacher, seed 0: not run",
         "Failed: nasty teacher, seed 0: the loss is NaN (log: log.txt)",
     ]
-    assert not drawable(part)
+    assert not part_of(part).drawn
     assert not (tmp_path / "cache").exists()
 
 
@@ -288,7 +289,7 @@ def test_images_that_have_changed_are_refused(
 ) -> None:
     dataset = Run.dataset
     monkeypatch.setattr(Run, "dataset", lambda run: dataset(run).take(test=40))
-    part = study("figure1").evaluate(workspace, {}, tmp_path)
+    part = study("figure1").evaluate(workspace, {}, tmp_path).to_json()
     assert part["failed"]
     assert "have changed" in part["notes"][0]
 
@@ -302,7 +303,7 @@ def test_weights_that_are_gone_fail_the_figure_only(
     kept = weights.read_bytes()
     try:
         weights.unlink()
-        part = study("figure2").evaluate(workspace, {}, tmp_path)
+        part = study("figure2").evaluate(workspace, {}, tmp_path).to_json()
     finally:
         weights.write_bytes(kept)
     assert part["failed"]
@@ -310,9 +311,9 @@ def test_weights_that_are_gone_fail_the_figure_only(
 
 
 def test_a_collapsed_teacher_is_named(workspace: Workspace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert not any("ollapsed" in note for note in study("figure1").evaluate(workspace, {}, tmp_path)["notes"])
+    assert not any("ollapsed" in note for note in study("figure1").evaluate(workspace, {}, tmp_path).to_json()["notes"])
     monkeypatch.setattr(Run, "collapsed", property(lambda run: run.recipe.kind == "defense"))
-    notes = study("figure1").evaluate(workspace, {}, tmp_path)["notes"]
+    notes = study("figure1").evaluate(workspace, {}, tmp_path).to_json()["notes"]
     assert notes[-1] == "Collapsed: more than 90 % of the answers of the nasty teacher are one class."
 
 
@@ -320,7 +321,7 @@ def test_a_part_of_the_images_has_every_class_alike(
     workspace: Workspace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(embeddings, "_IMAGES", 30)
-    part = study("figure2").evaluate(workspace, {}, tmp_path)
+    part = study("figure2").evaluate(workspace, {}, tmp_path).to_json()
     assert np.bincount(part["labels"]).tolist() == [3] * 10
     assert {len(panel["points"]) for panel in part["panels"]} == {30}
 
@@ -328,14 +329,14 @@ def test_a_part_of_the_images_has_every_class_alike(
 def test_the_cache_depends_on_weights_data_and_parameters(
     workspace: Workspace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    study("figure1").evaluate(workspace, {}, tmp_path)
+    study("figure1").evaluate(workspace, {}, tmp_path).to_json()
     (file,) = tmp_path.iterdir()
     key = json.loads(file.read_text())["key"]
     results = [run.result for recipe in study("figure1").recipes if (run := workspace.find(recipe)) is not None]
     assert list(key["weights"].values()) == [result["weights_sha256"] for result in results]
     assert [key["data"]] * 2 == [result["data_fingerprint"] for result in results]
     monkeypatch.setattr(pair, "__version__", "another")
-    study("figure1").evaluate(workspace, {}, tmp_path)
+    study("figure1").evaluate(workspace, {}, tmp_path).to_json()
     assert len(list(tmp_path.iterdir())) == 2
 
 

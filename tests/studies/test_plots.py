@@ -20,17 +20,33 @@ from matplotlib.lines import Line2D
 from PIL import Image
 
 from undistill.errors import RunError
-from undistill.reporting.style import draw, drawable, save
+from undistill.reporting import style
+from undistill.reporting.parts import part_of
+from undistill.reporting.style import save
 
 Part = dict[str, Any]
+
+
+def draw(part: Part) -> Figure:
+    return style.draw(part_of(part))
+
+
+def drawable(part: Part) -> bool:
+    return part_of(part).drawn
 
 
 def cell(mean: float | None, half_width: float | None = None, **more: Any) -> Part:
     failures = {} if mean is not None else {"0": {"reason": "diverged", "log": None}}
     return {
+        "values": {} if mean is None else {"0": mean},
         "mean": mean,
         "half_width": half_width,
+        "n": 1,
+        "difference": None,
         "paper": None,
+        "paper_difference": None,
+        "disagrees": None,
+        "runs": {},
         "collapsed_seeds": [],
         "failures": failures,
         **more,
@@ -75,9 +91,17 @@ def responses(classes: int, examples: int, channels: int = 3, size: int = 4) -> 
         image = {"width": size, "height": size, "channels": channels}
         image["pixels_base64"] = base64.b64encode(pixels.tobytes()).decode()
         answers = {name: rng.dirichlet(np.full(classes, 0.2)).tolist() for name in ("normal", "nasty")}
-        shown.append({"index": index, "label": index % classes, "image": image, **answers})
+        shown.append({"index": index, "label": index % classes, "image": image, "both_right": True, **answers})
     names = [f"class {k}" for k in range(classes)]
-    return {"kind": "responses", "failed": False, "temperature": 4.0, "classes": names, "examples": shown}
+    return {
+        "kind": "responses",
+        "name": "figure1",
+        "title": "",
+        "failed": False,
+        "temperature": 4.0,
+        "classes": names,
+        "examples": shown,
+    }
 
 
 def embeddings(classes: int, points: int = 60) -> Part:
@@ -95,7 +119,15 @@ def embeddings(classes: int, points: int = 60) -> Part:
         for name in ("features-normal", "features-nasty", "logits-normal", "logits-nasty")
     ]
     names = [f"class {k}" for k in range(classes)]
-    return {"kind": "embeddings", "failed": False, "classes": names, "labels": labels, "panels": panels}
+    return {
+        "kind": "embeddings",
+        "name": "figure2",
+        "title": "",
+        "failed": False,
+        "classes": names,
+        "labels": labels,
+        "panels": panels,
+    }
 
 
 def plots(figure: Figure) -> list[Axes]:
@@ -126,9 +158,9 @@ def test_which_parts_have_a_figure() -> None:
     assert drawable(sweep())
     assert drawable({**sweep(), "failed": True})  # what is there is shown
     assert drawable(responses(10, 2))
-    assert not drawable({"kind": "responses", "failed": True})
-    assert not drawable({"kind": "embeddings", "failed": True})
-    assert not drawable({"kind": "table", "failed": False})
+    assert not drawable({"kind": "responses", "name": "figure1", "title": "", "failed": True})
+    assert not drawable({"kind": "embeddings", "name": "figure2", "title": "", "failed": True})
+    assert not drawable({"kind": "table", "name": "table1", "title": "", "columns": [], "rows": []})
 
 
 def test_a_panel_shows_the_values() -> None:
@@ -220,22 +252,24 @@ def test_the_papers_values_are_hollow_and_where_they_belong() -> None:
     assert low < 86.64 < 94.56 < high
 
 
-def test_normal_and_nasty_are_one_color_two_lines_and_two_markers() -> None:
+def test_teachers_have_their_colors_and_every_net_a_panel_of_the_same_scale() -> None:
     def pair(net: str, of_normal: float, of_nasty: float) -> list[Part]:
         means = {"normal": of_normal, "nasty": of_nasty}
         return [line(f"{net}-{x}", "student", x, {1: cell(mean), 2: cell(mean)}) for x, mean in means.items()]
 
-    (axes,) = plots(draw(curves(panel([*pair("cnn", 9, 5), *pair("mlp", 8, 4)]))))
-    looks = {float(found.get_ydata()[0]): found for found in axes.lines}
-    assert looks[9].get_color() == looks[5].get_color() != looks[8].get_color() == looks[4].get_color()
+    cnn, mlp = plots(draw(curves(panel([*pair("cnn", 9, 5), *pair("mlp", 8, 4)]))))
+    assert cnn.get_ylim() == mlp.get_ylim()
+    looks = {float(found.get_ydata()[0]): found for found in (*cnn.lines, *mlp.lines)}
+    assert looks[9].get_color() == looks[8].get_color() == style.NORMAL
+    assert looks[5].get_color() == looks[4].get_color() == style.DEFENDED
     assert [looks[y].get_linestyle() for y in (9, 5, 8, 4)] == [":", "-", ":", "-"]
     assert len({looks[y].get_marker() for y in (9, 5, 8, 4)}) == 4
 
 
-def test_a_student_alone_shares_the_color_and_is_dashed() -> None:
+def test_a_student_alone_is_grey_and_dashed() -> None:
     lines = [line(f"cnn-{x}", "student", None if x == "alone" else x, {1: cell(5.0)}) for x in ("alone", "nasty")]
     alone, nasty = plots(draw(curves(panel(lines))))[0].lines
-    assert alone.get_color() == nasty.get_color()
+    assert (alone.get_color(), nasty.get_color()) == (style.ALONE, style.DEFENDED)
     assert (alone.get_linestyle(), nasty.get_linestyle()) == ("--", "-")
     assert alone.get_markersize() < nasty.get_markersize()
 
@@ -388,7 +422,8 @@ from undistill.cli import main
 assert "matplotlib" not in sys.modules
 from pathlib import Path
 from test_plots import responses
-from undistill.reporting.style import draw, save
+from undistill.reporting.style import save
+from test_plots import draw
 save(draw(responses(4, 2)), Path(sys.argv[2]))
 assert "matplotlib.pyplot" not in sys.modules
 """

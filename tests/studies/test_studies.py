@@ -26,9 +26,10 @@ from undistill.orchestrate.plan import Plan
 from undistill.orchestrate.progress import Silence
 from undistill.orchestrate.reproduce import Reproduction, check_data, plan_studies, reproduce, runs_folder
 from undistill.orchestrate.request import Request, load_studies
+from undistill.orchestrate.results import document_of
 from undistill.recipe import Recipe, load_recipe
 from undistill.registry import Spec
-from undistill.reporting.formats import banner, make_section, to_html, to_markdown, to_tex
+from undistill.reporting.formats import to_html, to_markdown, to_tex
 from undistill.studies.cells import make_cell
 from undistill.studies.changes import Changes, adapt
 from undistill.studies.paper import PaperCell, load_paper
@@ -318,7 +319,7 @@ def test_failed_runs_are_failed_cells_and_the_rest_goes_on(tmp_path: Path, monke
     }
     for text in ("tables.md", "tables.tex", "index.html"):
         assert "failed" in (found.folder / text).read_text()
-    assert f"table1,resnet18-nasty,preresnet20,,0,,,{cell['failures']['0']['reason']},88.01" in (
+    assert f"table1,resnet18-nasty,preresnet20,,0,,,{cell['failures']['0']['reason']}," in (
         found.folder / "tables.csv"
     ).read_text().replace('"', "")
 
@@ -357,7 +358,7 @@ def made_up(values: dict[tuple[str, str], list[float]], *, seeds: int, table: st
     given = study(table, seeds=seeds)
     cells = {where: given.cells[where] for where in values}
     workspace: Any = Found(cells, values)
-    part = replace(given, cells=cells).evaluate(workspace, {}, Path())
+    part = replace(given, cells=cells).evaluate(workspace, {}, Path()).to_json()
     return {"request": Request(table, seeds).to_json(), "undistill": "0", "provenance": {}, "parts": [part]}
 
 
@@ -381,7 +382,7 @@ def test_numbers_by_hand() -> None:
 def test_the_paper_disagrees_outside_the_interval(printed: float | None, disagrees: bool | None) -> None:
     recipes = {"": study("table1", seeds=3).cells["baseline", "cnn"]}
     workspace: Any = Found(recipes, {"": [81.0, 82.0, 84.0]})  # 82.33 - 3.79 = 78.54
-    assert make_cell(recipes[""], workspace, {}, PaperCell(value=printed))["disagrees"] is disagrees
+    assert make_cell(recipes[""], workspace, {}, PaperCell(value=printed)).disagrees is disagrees
 
 
 def test_one_seed_says_nothing_about_agreement() -> None:
@@ -431,21 +432,21 @@ def test_self_is_measured_against_the_normal_teacher() -> None:
 def test_tables_put_the_paper_beside_ours_and_mark_what_differs() -> None:
     values = {("baseline", "cnn"): [80.0, 80.2, 80.1], ("resnet18-nasty", "cnn"): [82.0, 83.0, 82.5]}
     content = made_up(values, seeds=4)
-    shown = make_section(content["parts"][0]).grids[0].rows[0][1]
+    shown = next(document_of(content).parts[0].grids()).rows[0].cells
     assert shown[1] is not None
     # t(0.975, 2) * 0.1 / sqrt(3) = 0.248
-    assert shown[1].mine == "80.10 ± 0.25 (n=3)≠"
+    assert shown[1].line == "80.10 ± 0.25 (n=3)≠"
     assert shown[1].paper == "86.64"
     assert shown[0] is None
-    markdown = to_markdown(content)
+    markdown = to_markdown(document_of(content))
     assert "`undistill reproduce table1 --seeds 4`: 4 seeds, profile exact" in markdown
     assert "| Student baseline | – | 80.10 ± 0.25 (n=3)≠ |" in markdown
     assert "| paper | – | 86.64 |" in markdown
     assert "Failed: Student baseline, CNN, seed 3: not run" in markdown
-    tex = to_tex(content)
+    tex = to_tex(document_of(content))
     assert r"80.10 $\pm$ 0.25 (n=3)$\neq$" in tex
     assert tex.count(r"\begin{tabular}{lrrrrr}") == 1
-    page = to_html(content, {})
+    page = to_html(document_of(content), {})
     assert "http" not in re.sub(r"http://www.w3.org/\S+", "", page)
     assert "86.64" in page
     assert "80.10" in page
@@ -457,9 +458,9 @@ def test_what_is_not_the_paper_says_so_on_top(finished: tuple[Path, Reproduction
     for file in ("tables.md", "tables.tex", "index.html"):
         assert "cannot be compared with the paper" in (folder / file).read_text()
     reduced = Changes(data={"cifar10": "x.npz"}, epochs=5, width=0.25)
-    assert "cifar10 replaced by x.npz, 5 epochs, nets of width 0.25" in banner(Request("table1", changes=reduced))
-    assert banner(Request("table1")) == banner(Request("table1", changes=Changes(profile="fast"))) == ""
-    assert banner(Request("table1", changes=Changes(profile="turbo"))).startswith("Turbo: ")
+    assert "cifar10 replaced by x.npz, 5 epochs, nets of width 0.25" in Request("table1", changes=reduced).banner
+    assert Request("table1").banner == Request("table1", changes=Changes(profile="fast")).banner == ""
+    assert Request("table1", changes=Changes(profile="turbo")).banner.startswith("Turbo: ")
 
 
 def test_profiles_have_folders_of_their_own() -> None:

@@ -31,10 +31,10 @@ from undistill.objective import Nets, Objective
 from undistill.orchestrate.plan import Plan
 from undistill.orchestrate.request import load_studies
 from undistill.recipe import Recipe, make_recipe
-from undistill.reporting import report
-from undistill.reporting.images import columns, grid
-from undistill.reporting.parts.images import image_panel
-from undistill.reporting.style import draw, drawable
+from undistill.reporting.parts import part_of
+from undistill.reporting.parts.images import columns, grid, image_panel
+from undistill.reporting.report import report
+from undistill.reporting.style import draw
 from undistill.run import Run
 from undistill.studies.changes import Changes
 from undistill.studies.inversion import InversionStudy
@@ -467,9 +467,9 @@ def figure(tmp_path_factory: pytest.TempPathFactory) -> tuple[InversionStudy, Wo
 
 def test_figure_6_shows_the_images(figure: tuple[InversionStudy, Workspace], tmp_path: Path) -> None:
     study, workspace = figure
-    part = study.evaluate(workspace, {}, tmp_path)
+    part = study.evaluate(workspace, {}, tmp_path).to_json()
     assert not part["failed"]
-    assert drawable(part)
+    assert part_of(part).drawn
     for panel, theft in zip(part["panels"], study.extractions.values(), strict=True):
         run = workspace.find(theft)
         assert run is not None
@@ -480,7 +480,7 @@ def test_figure_6_shows_the_images(figure: tuple[InversionStudy, Workspace], tmp
         second_three = shown[9:17, 27:35]
         assert np.array_equal(second_three, images.x[images.y == 3][1, 0].numpy())
         assert any(f"60 images {run.accuracy:.2f} %" in note for note in part["notes"])
-    drawn = draw(part)
+    drawn = draw(part_of(part))
     assert [axes.get_title() for axes in drawn.axes] == ["Normal teacher", "Nasty teacher"]
     assert [text.get_text() for text in drawn.axes[0].get_xticklabels()] == [str(k) for k in range(10)]
     pixels = np.asarray(drawn.axes[1].get_images()[0].get_array())
@@ -489,10 +489,10 @@ def test_figure_6_shows_the_images(figure: tuple[InversionStudy, Workspace], tmp
 
 def test_figure_6_says_what_is_missing(figure: tuple[InversionStudy, Workspace], tmp_path: Path) -> None:
     study, _ = figure
-    part = study.evaluate(Workspace(tmp_path), {}, tmp_path)
+    part = study.evaluate(Workspace(tmp_path), {}, tmp_path).to_json()
     assert part["failed"]
     assert part["notes"] == [f"Failed: images of the {name} teacher, seed 0: not run" for name in ("normal", "nasty")]
-    assert not drawable(part)
+    assert not part_of(part).drawn
 
 
 def test_a_grid() -> None:
@@ -514,8 +514,9 @@ def test_a_grid() -> None:
 def test_the_report_shows_them(figure: tuple[InversionStudy, Workspace], tmp_path: Path) -> None:
     _, workspace = figure
     page = report(workspace.root, tmp_path / "report.html").read_text()
-    assert page.count('alt="Synthetic images, a column for each of 0, 1, 2') == 2
-    assert "Images that thieves made" in page
+    assert 'aria-label="Images that thieves made' in page
+    assert page.count("from the normal teacher, student") == 1
+    assert page.count("<image ") >= 2
 
 
 def test_no_images_file(tmp_path: Path) -> None:

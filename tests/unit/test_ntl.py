@@ -24,10 +24,13 @@ from undistill.models.features import logits_and_features, logits_and_output
 from undistill.objective import Nets
 from undistill.orchestrate.plan import Plan
 from undistill.orchestrate.request import Request, load_studies
+from undistill.orchestrate.results import document_of
 from undistill.recipe import Recipe, load_recipe, make_recipe
 from undistill.registry import Spec
-from undistill.reporting.formats import banner, make_section, section_markdown, to_html
-from undistill.reporting.parts.areas import area, draw_areas
+from undistill.reporting.formats import part_markdown, to_html
+from undistill.reporting.parts import part_of
+from undistill.reporting.parts.areas import area
+from undistill.reporting.style import draw
 from undistill.run import Run
 from undistill.studies.changes import Changes, adapt
 from undistill.studies.curves import Line, Panel
@@ -287,13 +290,13 @@ class TestStudies:
         assert table is not None
         figure = ntl_figure(seeds=1, changes=Changes(smoke=True))
         workspace = Workspace(tmp_path / "runs")
-        assert table.evaluate(workspace, {}, tmp_path / "cache")["failed"]
-        assert figure.evaluate(workspace, {}, tmp_path / "cache")["failed"]
+        assert table.evaluate(workspace, {}, tmp_path / "cache").to_json()["failed"]
+        assert figure.evaluate(workspace, {}, tmp_path / "cache").to_json()["failed"]
         for each in table.recipes:
             workspace.run(each)
-        part = table.evaluate(workspace, {}, tmp_path / "cache")
+        part = table.evaluate(workspace, {}, tmp_path / "cache").to_json()
         assert not part["failed"]
-        assert part == table.evaluate(workspace, {}, tmp_path / "cache")
+        assert part == table.evaluate(workspace, {}, tmp_path / "cache").to_json()
         rows = {row["name"]: row["cells"] for row in part["rows"]}
         for name, cells in rows.items():
             run = workspace.find(next(net for net in table.nets if net.name == name).recipes[0])
@@ -304,7 +307,7 @@ class TestStudies:
         assert rows["mnist-supervised"]["usps"]["difference"] is None
         found = rows["mnist-to-usps"]["usps"]
         assert found["difference"] == found["mean"] - rows["mnist-supervised"]["usps"]["mean"]
-        areas = figure.evaluate(workspace, {}, tmp_path / "cache")
+        areas = figure.evaluate(workspace, {}, tmp_path / "cache").to_json()
         assert areas == json.loads(json.dumps(areas))
         assert [panel["name"] for panel in areas["panels"]] == [
             "mnist-supervised",
@@ -317,7 +320,7 @@ class TestStudies:
                 assert accuracies[0] == row["mnist"]["mean"]
                 assert len(accuracies) == len(areas["radii"])
                 assert not math.isnan(sum(accuracies)), name
-        assert len(draw_areas(areas).axes) == 4
+        assert len(draw(part_of(areas)).axes) == 4
 
     def test_removal(self):
         study = ntl_removal(seeds=1, changes=Changes(data={"mnist": "digits(subset=200)"}))
@@ -353,14 +356,14 @@ class TestStudies:
         assert len(first) == len(second) == 3
         for each in first:
             workspace.run(each)
-        alone = ntl_figure(seeds=1, changes=Changes(smoke=True)).evaluate(workspace, {}, tmp_path / "cache")
+        alone = ntl_figure(seeds=1, changes=Changes(smoke=True)).evaluate(workspace, {}, tmp_path / "cache").to_json()
         assert [(panel["area"], panel["half_width"]) for panel in alone["panels"]] == [(0.0, None)] * 3
-        lost = study.evaluate(workspace, {}, tmp_path / "cache")
+        lost = study.evaluate(workspace, {}, tmp_path / "cache").to_json()
         assert lost["failed"]
         assert lost["notes"][0] == "Failed: MNIST, as usual, seed 1: not run"
         for each in second:
             workspace.run(each)
-        for panel in study.evaluate(workspace, {}, tmp_path / "cache")["panels"]:
+        for panel in study.evaluate(workspace, {}, tmp_path / "cache").to_json()["panels"]:
             assert panel["areas"] == {"0": 0.0, "1": 1.0}
             assert panel["area"] == 0.5
             assert panel["half_width"] == pytest.approx(12.7062 / 2, rel=1e-4)  # t of one degree of freedom
@@ -394,9 +397,9 @@ class TestOwnership:
         suspects = (Suspect("usual", "Usual", False, (recipe(),)), Suspect("marked", "Marked", True, (marked,)))
         study = OwnershipStudy("ntl_ownership", "Whose?", 1, Changes(), level, patched, suspects)
         workspace = Workspace(tmp_path / "runs")
-        assert study.evaluate(workspace, {}, tmp_path / "cache")["failed"]
+        assert study.evaluate(workspace, {}, tmp_path / "cache").to_json()["failed"]
         runs = {suspect.name: workspace.run(suspect.recipes[0]) for suspect in suspects}
-        part = study.evaluate(workspace, {}, tmp_path / "cache")
+        part = study.evaluate(workspace, {}, tmp_path / "cache").to_json()
         assert not part["failed"]
         for row in part["rows"]:
             clean, marked = (accuracy(runs[row["name"]], spec) for spec in (level, patched))
@@ -418,14 +421,16 @@ class TestOwnership:
         workspace = Workspace(tmp_path / "runs")
         for each in study.recipes:
             workspace.run(each)
-        part = study.evaluate(workspace, {}, tmp_path / "cache")
+        part = study.evaluate(workspace, {}, tmp_path / "cache").to_json()
         assert not part["failed"]
         assert part == json.loads(json.dumps(part))
         request = Request("ntl_ownership", changes=Changes(smoke=True))
-        page = to_html({"request": request.to_json(), "undistill": "0", "provenance": {}, "parts": [part]}, {})
+        page = to_html(
+            document_of({"request": request.to_json(), "undistill": "0", "provenance": {}, "parts": [part]}), {}
+        )
         assert "What we measured" in page
         assert "The paper, and ours" not in page
-        table = section_markdown(make_section(part))
+        table = part_markdown(part_of(part))
         assert "| Net with the mark, fine-tuned on 50 %, all layers, last one new |" in table
 
 
@@ -435,18 +440,18 @@ class TestLabels:
     def test_data_of_ones_own(self):
         request = Request("ntl", changes=Changes(data={"usps": "npz(path='usps.npz')"}))
         assert request.folder == "ntl-changed"
-        assert banner(request).startswith("Changed: usps replaced by npz(path='usps.npz'). The protocol")
-        assert "educed" not in banner(request)
-        assert banner(Request("ntl")) == ""
+        assert request.banner.startswith("Changed: usps replaced by npz(path='usps.npz'). The protocol")
+        assert "educed" not in request.banner
+        assert Request("ntl").banner == ""
         assert Request("ntl").folder == "ntl"
-        assert "cannot be compared" in banner(Request("ntl", changes=Changes(smoke=True)))
+        assert "cannot be compared" in Request("ntl", changes=Changes(smoke=True)).banner
 
     def test_the_papers_studies_stay_reduced(self):
         changes = Changes(data={"cifar10": "digits"})
         for study in ("table1", "figure4", "all"):
             request = Request(study, changes=changes)
             assert request.folder == f"{study}-reduced"
-            assert banner(request).startswith("Reduced: cifar10 replaced by digits. Not the paper's protocol")
+            assert request.banner.startswith("Reduced: cifar10 replaced by digits. Not the paper's protocol")
 
 
 def test_changes_replace_data_in_targets():

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from undistill.cli.options import AsJson, Quiet
-from undistill.cli.report import print_report
+from undistill.cli.output import print_document
 
 __all__ = ["demo"]
 
@@ -27,6 +27,7 @@ def demo(
     """
     from undistill.console import watch
     from undistill.demo import demo as run_demo
+    from undistill.reporting.report import write_report
 
-    page = run_demo(out, seeds=seeds, watch=(lambda recipe: None) if quiet else watch)
-    print_report(page, [out], as_json=as_json)
+    document = run_demo(out, seeds=seeds, watch=(lambda recipe: None) if quiet else watch)
+    print_document(document, write_report(document, out / "report.html"), as_json=as_json)

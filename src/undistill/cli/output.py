@@ -11,9 +11,10 @@ import typer
 
 if TYPE_CHECKING:
     from undistill.recipe import Recipe
+    from undistill.reporting.document import Document
     from undistill.run import Run
 
-__all__ = ["print_heading", "print_json", "print_recipe", "print_table", "summary"]
+__all__ = ["print_document", "print_heading", "print_json", "print_recipe", "print_table", "summary"]
 
 
 def print_json(value: Any) -> None:
@@ -45,6 +46,36 @@ def print_table(columns: Sequence[str], rows: Iterable[Sequence[object]], *, rig
     for row in rows:
         table.add_row(*map(str, row))
     make_console().print(table)
+
+
+def print_document(document: Document, path: Path, *, as_json: bool) -> None:
+    """Print the tables and findings of a document, and the path of what was written.
+
+    Args:
+        document: What to print.
+        path: Of its page.
+        as_json: Print its content, and the path on stderr.
+    """
+    from undistill.console import make_console
+    from undistill.reporting.formats import to_rich
+    from undistill.reporting.parts.findings import Findings
+
+    if as_json:
+        print_json(document.content)
+        typer.echo(path, err=True)
+        return
+    console = make_console()
+    for part in document.parts:
+        for table in to_rich(part):
+            console.print(table)
+        for note in part.notes:
+            typer.echo(note)
+        for finding in part.findings if isinstance(part, Findings) else ():
+            print_heading(f"{finding.subject}: {finding.headline}")
+            typer.echo()
+    if document.banner:
+        typer.secho(document.banner, fg=typer.colors.YELLOW)
+    typer.echo(path)
 
 
 def print_recipe(recipe: Recipe, root: Path, *, as_json: bool) -> None:

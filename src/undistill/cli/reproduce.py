@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from undistill.cli.options import AsJson, Device, Quiet
-from undistill.cli.output import print_json, print_table
+from undistill.cli.output import print_document, print_json, print_table
 from undistill.errors import RecipeError
 
 if TYPE_CHECKING:
     from undistill.orchestrate.request import Request
 
-__all__ = ["EXAMPLES", "print_study", "reproduce"]
+__all__ = ["EXAMPLES", "reproduce"]
 
 EXAMPLES = (
     "Examples: undistill reproduce table1 --smoke · undistill reproduce table1 --seeds 3 · "
@@ -100,41 +99,9 @@ def reproduce(
     )
     if not found.trained and not quiet:
         typer.echo("every run has its result already: nothing to train", err=True)
-    print_study(found.content, found.folder, as_json=as_json)
+    print_document(found.document, found.folder / "index.html", as_json=as_json)
     if found.failed:
         raise typer.Exit(1)
-
-
-def print_study(content: Mapping[str, Any], folder: Path, *, as_json: bool) -> None:
-    """Print what came out of a study, and the path of its page.
-
-    Args:
-        content: What ``study.json`` says.
-        folder: Where it is.
-        as_json: Print that, and the path on stderr.
-    """
-    from undistill.console import make_console
-    from undistill.orchestrate.request import Request
-    from undistill.reporting.formats import banner, make_section, to_rich
-
-    page = folder / "index.html"
-    if as_json:
-        print_json(content)
-        typer.echo(page, err=True)
-        return
-    console = make_console()
-    for section in map(make_section, content["parts"]):
-        for table in to_rich(section):
-            console.print(table)
-        if section.picture:
-            typer.echo(f"{section.heading}: {section.title}: {folder / 'figures' / section.name}.png")
-        for note in section.notes:
-            typer.echo(note)
-        typer.echo()
-    warning = banner(Request.from_json(content["request"]))
-    if warning:
-        typer.secho(warning, fg=typer.colors.YELLOW)
-    typer.echo(page)
 
 
 def _pairs(option: str, form: str, given: list[str] | None) -> dict[str, str]:

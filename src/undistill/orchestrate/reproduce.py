@@ -16,9 +16,9 @@ from undistill.orchestrate.executors import make_executor
 from undistill.orchestrate.plan import Plan, Step
 from undistill.orchestrate.progress import Observer, make_observer
 from undistill.orchestrate.request import Request
-from undistill.orchestrate.results import FinishedRuns, collect, write_study
+from undistill.orchestrate.results import FinishedRuns, collect, document_of, write_pages, write_study
 from undistill.registry import Spec
-from undistill.reporting.write import render
+from undistill.reporting.document import Document
 from undistill.storage import locked
 from undistill.studies.changes import Changes
 from undistill.studies.study import Study
@@ -34,18 +34,23 @@ class Reproduction:
     Attributes:
         folder: Holds ``study.json``, and in other forms what it says: ``tables.md``, ``tables.tex``, ``tables.csv``,
             ``figures/`` and ``index.html``.
-        content: What ``study.json`` says.
+        document: What came out; its content is what ``study.json`` says.
         trained: Number of runs that were missing.
     """
 
     folder: Path
-    content: Mapping[str, Any]
+    document: Document
     trained: int
+
+    @property
+    def content(self) -> Mapping[str, Any]:
+        """What ``study.json`` says."""
+        return self.document.content
 
     @property
     def failed(self) -> bool:
         """Whether a number is missing, or one of its seeds."""
-        return any(part["failed"] for part in self.content["parts"])
+        return any(part.failed for part in self.document.parts)
 
 
 def runs_folder(out: Path) -> Path:
@@ -112,9 +117,10 @@ def reproduce(
         failures = carrier.carry_out(missing, observe(len(missing))) if missing else {}
         content = collect(request, studies, workspace, failures, out / "cache")
         folder = out / request.folder
-        render(content, folder)
+        document = document_of(content)
+        write_pages(document, folder)
         write_study(content, folder)
-    return Reproduction(folder, content, len(missing))
+    return Reproduction(folder, document, len(missing))
 
 
 def local_slots(jobs: int | None, device: str | None, changes: Changes) -> tuple[int, int | None]:

@@ -49,6 +49,32 @@ class Request:
         return self.study if self.label == "paper" else f"{self.study}-{self.label}"
 
     @property
+    def comparable(self) -> bool:
+        """Whether the paper's numbers may stand beside ours: the data and the protocol are the paper's."""
+        return self.of_paper and self.changes.label in ("paper", "fast")
+
+    @property
+    def banner(self) -> str:
+        """What must stand above numbers that were not made by a study's own protocol; empty if they were."""
+        changes = self.changes
+        if changes.smoke:
+            return (
+                "Smoke: tiny nets on a few images of handwritten digits. It shows that the program works; the numbers "
+                "mean nothing and cannot be compared with the paper's."
+            )
+        parts = [f"{name} replaced by {spec}" for name, spec in (changes.data or {}).items()]
+        parts += [f"{changes.epochs} epochs"] if changes.epochs else []
+        parts += [f"nets of width {changes.width:g}"] if changes.width else []
+        parts += ["the turbo protocol, which is shorter"] if changes.profile == "turbo" else []
+        if not parts:
+            return ""
+        if not self.of_paper:
+            changed = f"Changed: {', '.join(parts)}."
+            return f"{changed} The protocol that this changes is our own: no paper prints its numbers."
+        kind = "Turbo" if changes.label == "turbo" else "Reduced"
+        return f"{kind}: {', '.join(parts)}. Not the paper's protocol; its numbers are there for orientation."
+
+    @property
     def command(self) -> str:
         """The command line that asks for it."""
         changes = self.changes

@@ -7,21 +7,31 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from hashlib import sha256
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from undistill._version import __version__
 from undistill.errors import RunError, UndistillError
 from undistill.orchestrate.request import Request
 from undistill.recipe import Recipe
-from undistill.run import Run
+from undistill.reporting.cell import DISAGREES
+from undistill.reporting.document import Document
+from undistill.reporting.parts import part_of
+from undistill.reporting.write import write
+from undistill.run import Failure, Run
 from undistill.storage import write_json
 from undistill.studies.study import Study
 from undistill.workspace import Workspace
 
-if TYPE_CHECKING:
-    from undistill.run import Failure
-
-__all__ = ["FinishedRuns", "collect", "find_studies", "is_study", "read_study", "write_study"]
+__all__ = [
+    "FinishedRuns",
+    "collect",
+    "document_of",
+    "find_studies",
+    "is_study",
+    "read_study",
+    "write_pages",
+    "write_study",
+]
 
 _FILE, _FORMAT = "study.json", 2
 _TOLD = 3  # differences that a message spells out
@@ -74,9 +84,57 @@ def collect(
         "changes": request.changes.describe(),
         "seeds": request.seeds,
         "provenance": _provenance(run for run in runs if run is not None),
-        "parts": [study.evaluate(workspace, failures, cache) for study in studies],
+        "parts": [study.evaluate(workspace, failures, cache).to_json() for study in studies],
     }
     return {**content, "sha256": _checksums(content)}
+
+
+def document_of(content: Mapping[str, Any]) -> Document:
+    """Return what came out of studies as a document for people.
+
+    Args:
+        content: What ``collect`` returned or ``read_study`` read.
+
+    Raises:
+        RunError: A part is damaged.
+    """
+    request = Request.from_json(content["request"])
+    seeds = "1 seed" if request.seeds == 1 else f"{request.seeds} seeds"
+    return Document(
+        title="The paper, and ours beside it" if request.of_paper else "What we measured",
+        parts=tuple(part_of(part if request.comparable else _apart_from_paper(part)) for part in content["parts"]),
+        content=content,
+        command=request.command,
+        summary=f"{seeds}, profile {request.changes.profile}, undistill {content['undistill']}",
+        banner=request.banner,
+        provenance=tuple(
+            (key.replace("_", " "), ", ".join(map(str, found))) for key, found in content["provenance"].items()
+        ),
+        source=" of the paper" if request.of_paper else "",
+    )
+
+
+def _apart_from_paper(part: dict[str, Any]) -> dict[str, Any]:
+    """Return a part without the paper's numbers, which are of other data or of another protocol, and a note on that."""
+
+    def strip(value: Any) -> Any:
+        if isinstance(value, list):
+            return [strip(inner) for inner in value]
+        if not isinstance(value, dict):
+            return value
+        printed = dict.fromkeys(("paper", "paper_difference", "disagrees")) if "paper_difference" in value else {}
+        return {key: strip(inner) for key, inner in value.items()} | printed
+
+    stripped: dict[str, Any] = strip(part)
+    if stripped != part:
+        notes = [note for note in part["notes"] if not note.startswith(DISAGREES)]
+        stripped["notes"] = ["Not comparable with the paper's numbers, which are of other data or protocol.", *notes]
+    return stripped
+
+
+def write_pages(document: Document, folder: Path) -> Path:
+    """Write what came out of a study for people into its folder, and return the page."""
+    return write(document, folder / "index.html", texts="tables", figures="figures")
 
 
 def write_study(content: Mapping[str, Any], folder: Path) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -146,6 +146,7 @@ class RunGroup:
         students: From small to large.
         extractions: In the order of the teachers, textbook first.
         unfinished: Number of runs that were found but are not finished.
+        unknown: Folders of runs that cannot be read here: their method is not installed, say.
     """
 
     data: str
@@ -153,7 +154,8 @@ class RunGroup:
     teachers: tuple[Teacher, ...]
     students: tuple[Student, ...]
     extractions: tuple[Extraction, ...]
-    unfinished: int = field(default=0)
+    unfinished: int = 0
+    unknown: tuple[str, ...] = ()
 
     def teacher(self, key: str | None) -> Teacher | None:
         """Return a teacher of the study."""
@@ -179,10 +181,12 @@ def collect(runs: Run | str | Path | Sequence[Run | str | Path]) -> tuple[RunGro
     """
     given = [runs] if isinstance(runs, Run | str | Path) else list(runs)
     found: dict[str, Run] = {}
+    unknown: list[str] = []
     unfinished = 0
     for source in given:
-        finished, left_out = _find(source)
+        finished, left_out, strange = _find(source)
         unfinished += left_out
+        unknown += strange
         for run in finished:
             _check(run)
             found.setdefault(run.recipe.hash, run)
@@ -194,24 +198,36 @@ def collect(runs: Run | str | Path | Sequence[Run | str | Path]) -> tuple[RunGro
     groups: dict[tuple[str, str], list[Run]] = defaultdict(list)
     for run in found.values():
         groups[run.recipe.data, run.result["data_fingerprint"]].append(run)
-    return tuple(_study(data, group, unfinished) for (data, _), group in sorted(groups.items()))
+    return tuple(_group(data, group, unfinished, tuple(unknown)) for (data, _), group in sorted(groups.items()))
 
 
-def _find(source: Run | str | Path) -> tuple[list[Run], int]:
-    """Return the finished runs of a run, run folder or folder of runs, and how many are not finished."""
+def _find(source: Run | str | Path) -> tuple[list[Run], int, list[str]]:
+    """Return the finished runs of a run, run folder or folder of runs, how many are not finished, and the unknown ones.
+
+    A run in a folder of runs whose recipe cannot be read, because its method is not installed here, is unknown.
+    """
     if isinstance(source, Run):
-        return [source], 0
+        return [source], 0, []
     folder = Path(source)
     if not folder.is_dir():
         raise RunError(f"there is no folder {str(folder)!r}; give a run folder, or a folder that holds runs")
     if (folder / "recipe.yaml").is_file():
-        return [Run(folder)], 0
+        return [Run(folder)], 0, []
     inside = [Run(path.parent) for depth in ("*", "*/*") for path in sorted(folder.glob(f"{depth}/recipe.yaml"))]
-    finished = [run for run in inside if run.finished]
+    unknown = [run.folder.name for run in inside if not _is_known(run)]
+    finished = [run for run in inside if run.finished and run.folder.name not in unknown]
     if not finished:
         hint = f"{len(inside)} unfinished; run their commands again to go on" if inside else "make one with train"
         raise RunError(f"{str(folder)!r} holds no finished run ({hint})")
-    return finished, len(inside) - len(finished)
+    return finished, len(inside) - len(finished) - len(unknown), unknown
+
+
+def _is_known(run: Run) -> bool:
+    try:
+        _ = run.recipe
+    except RecipeError:
+        return False
+    return True
 
 
 def _sources_beside(run: Run) -> Iterator[Run]:
@@ -244,7 +260,7 @@ def _check(run: Run) -> None:
         )
 
 
-def _study(data: str, runs: Iterable[Run], unfinished: int) -> RunGroup:
+def _group(data: str, runs: Iterable[Run], unfinished: int, unknown: tuple[str, ...]) -> RunGroup:
     families: dict[str, list[Run]] = defaultdict(list)
     ordered = sorted(runs, key=lambda run: (run.recipe.model, run.recipe.method, run.recipe.seed, run.recipe.hash))
     for run in ordered:
@@ -253,7 +269,7 @@ def _study(data: str, runs: Iterable[Run], unfinished: int) -> RunGroup:
     teachers = _teachers(replicates)
     attacks = [replicate for replicate in replicates if replicate.recipe.kind == "attack"]
     students = _students(attacks, [replicate for replicate in replicates if replicate.recipe.kind == "reference"])
-    return RunGroup(data, tuple(ordered), teachers, students, _extractions(attacks, teachers), unfinished)
+    return RunGroup(data, tuple(ordered), teachers, students, _extractions(attacks, teachers), unfinished, unknown)
 
 
 def _teachers(replicates: Sequence[Replicates]) -> tuple[Teacher, ...]:

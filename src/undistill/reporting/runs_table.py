@@ -1,4 +1,4 @@
-"""One table in the form of the paper's: references, then every teacher with every attack on it."""
+"""The table of a group of runs, in the form of the paper's: references, then every teacher with every attack on it."""
 
 from __future__ import annotations
 
@@ -6,13 +6,15 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 from undistill.functional import Interval
+from undistill.reporting.cell import COLLAPSED, Shown
+from undistill.reporting.parts import Grid, GridRow
 from undistill.reporting.runs import Extraction, Replicates, RunGroup, Student, Teacher
 from undistill.reporting.verdict import COLLAPSE_WARNING, collapse_share
 from undistill.reporting.wording import method_label, model_label, signed, value
 
 __all__ = ["COLLAPSED", "ENDS_LOWER", "Cell", "Row", "Table", "make_table"]
 
-COLLAPSED, ENDS_LOWER = "†", "‡"
+ENDS_LOWER = "‡"
 _FALL = 3.0  # points between the kept and the last weights that a reader must know of
 _SELECTION = {
     "heldout": "the weights of the best epoch on held-out training images",
@@ -42,10 +44,6 @@ class Cell:
     def accuracy(self) -> Interval:
         """Percent."""
         return self.replicates.accuracy
-
-    def text(self, with_n: bool) -> str:
-        """Write the cell in one line."""
-        return " ".join(filter(None, [value(self.accuracy, with_n=with_n) + self.marks, self.difference_text]))
 
     @property
     def difference_text(self) -> str:
@@ -93,6 +91,36 @@ class Table:
     rows: tuple[Row, ...]
     notes: tuple[str, ...]
     with_n: bool
+
+    @property
+    def grid(self) -> Grid:
+        """The table in words: without students there is no way of learning to name."""
+        heads = ("Teacher", "Students learn by") if self.students else ("Teacher",)
+        return Grid(
+            caption="",
+            heads=heads,
+            columns=("Teacher accuracy", *(student.label for student in self.students)),
+            rows=tuple(map(self._row, self.rows)),
+        )
+
+    def _row(self, row: Row) -> GridRow:
+        own = Shown("") if not (row.span and row.teacher) else self._shown(row.accuracy)
+        heads = (row.teacher if row.span else "", *[row.method] * bool(self.students))
+        cells = (own, *(self._shown(cell) for cell in row.students))
+        return GridRow(heads, cells, begins=row.span > 0 and row.kind != "reference", muted=row.kind == "reference")
+
+    def _shown(self, cell: Cell | None) -> Shown | None:
+        if cell is None:
+            return None
+        runs, collapsed = len(cell.replicates.runs), len(cell.replicates.collapsed)
+        some = f" in {collapsed} of {runs}" if runs > 1 else ""
+        return Shown(
+            value(cell.accuracy, with_n=self.with_n),
+            cell.difference_text,
+            cell.marks,
+            warning=bool(collapsed) or (cell.difference is not None and cell.difference <= -1),
+            remark=f"collapsed{some}" if collapsed else "",
+        )
 
     @property
     def cells(self) -> Iterator[Cell]:
@@ -168,6 +196,8 @@ def _notes(study: RunGroup, table: Table, sizes: set[int]) -> Iterator[str]:
     ]
     if fallen:
         yield f"{ENDS_LOWER} Saved by early stopping; at the last epoch accuracy is down: {'; '.join(fallen)}."
+    if study.unknown:
+        yield f"Runs of methods that are unknown here, left out: {', '.join(study.unknown)}."
     if study.unfinished:
         yield f"Unfinished runs that are left out: {study.unfinished}."
 

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Iterator
 
+from undistill.functional import Interval
+from undistill.reporting.parts.findings import Dot, Finding, Ladder
 from undistill.reporting.runs import Extraction, Replicates, RunGroup, Student, Teacher
 from undistill.reporting.wording import join, points
 
-__all__ = ["COLLAPSE_WARNING", "Finding", "Verdict", "collapse_share", "judge"]
+__all__ = ["COLLAPSE_WARNING", "collapse_share", "judge", "ladders"]
 
 Found = tuple[Extraction, Student, Replicates]
 
@@ -15,34 +17,36 @@ NEAR = 1.0  # points: a thief who comes this near has what there was to steal
 COLLAPSE_WARNING = "That is a collapse in training, not proof of protection."
 
 
-@dataclass(frozen=True)
-class Finding:
-    """What is known of one teacher.
-
-    Attributes:
-        subject: The teacher.
-        headline: One sentence.
-        items: Lead-in and text of each statement.
-    """
-
-    subject: str
-    headline: str
-    items: tuple[tuple[str, str], ...]
-
-
-@dataclass(frozen=True)
-class Verdict:
-    """What is known of a study: of its defended teachers, or of the normal ones where none is defended."""
-
-    findings: tuple[Finding, ...]
-
-
-def judge(study: RunGroup) -> Verdict:
+def judge(study: RunGroup) -> tuple[Finding, ...]:
     """Say what the numbers of a study mean."""
     defended = [teacher for teacher in study.teachers if teacher.defended]
     if defended:
-        return Verdict(tuple(_judge_defended(study, teacher) for teacher in defended))
-    return Verdict(tuple(_judge_normal(study, teacher) for teacher in study.teachers))
+        return tuple(_judge_defended(study, teacher) for teacher in defended)
+    return tuple(_judge_normal(study, teacher) for teacher in study.teachers)
+
+
+def ladders(study: RunGroup) -> Iterator[Ladder]:
+    """Yield what each student ends at: alone, after the normal teacher, and after each defended one."""
+    defended = [teacher for teacher in study.teachers if teacher.defended]
+    for teacher in defended or study.teachers[:1]:
+        twin = teacher.twin if teacher.defended else teacher.key
+        thefts = study.extractions_from(teacher.key) if teacher.defended else []
+        ways = {
+            "normal": study.extractions_from(twin) if twin is not None else [],
+            "textbook": [one for one in thefts if one.textbook],
+            "adaptive": [one for one in thefts if not one.textbook],
+        }
+        for student in study.students:
+            dots = [] if student.baseline is None else [_dot("alone", student.baseline)]
+            for of, extractions in ways.items():
+                best = [got for _, found, got in _best(study, extractions) if found is student]
+                dots += [_dot(of, got.accuracy) for got in best]
+            several = f"{student.name}, {teacher.name}" if len(defended) > 1 else student.name
+            yield Ladder(label=several, dots=tuple(dots))
+
+
+def _dot(of: str, accuracy: Interval) -> Dot:
+    return Dot(of=of, mean=accuracy.mean, half_width=accuracy.half_width)
 
 
 def collapse_share(replicates: Replicates) -> str:
@@ -58,7 +62,11 @@ def _judge_normal(study: RunGroup, teacher: Teacher) -> Finding:
     items = [("The teacher", f"{_accuracy(teacher)}.")] if teacher.replicates is not None else []
     if extractions:
         items.append(("A thief", f"gets, against the same student trained alone: {_ends(study, extractions)}."))
-    return Finding(teacher.label, "Nothing defends this model." if extractions else "No thief was tried.", tuple(items))
+    return Finding(
+        subject=teacher.label,
+        headline="Nothing defends this model." if extractions else "No thief was tried.",
+        items=tuple(items),
+    )
 
 
 def _judge_defended(study: RunGroup, teacher: Teacher) -> Finding:
@@ -70,7 +78,7 @@ def _judge_defended(study: RunGroup, teacher: Teacher) -> Finding:
         items.append(("The textbook thief", _textbook(study, textbook)))
     if extractions:
         items.append(("The adaptive thief", _adaptive(study, teacher, adaptive)))
-    return Finding(teacher.label, _headline(study, teacher, textbook, adaptive), tuple(items))
+    return Finding(subject=teacher.label, headline=_headline(study, teacher, textbook, adaptive), items=tuple(items))
 
 
 def _headline(study: RunGroup, teacher: Teacher, textbook: list[Extraction], adaptive: list[Extraction]) -> str:

@@ -8,24 +8,26 @@ References:
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import cache, partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import yaml
 
 from undistill.recipe import Recipe
-from undistill.studies.cells import Cell, against, cell_notes, make_cell
+from undistill.reporting.cell import Cell
+from undistill.reporting.parts import Part
+from undistill.reporting.parts import curves as parts
+from undistill.reporting.parts.curves import Curves
+from undistill.run import Failure
+from undistill.studies.cells import against, common, make_cell
 from undistill.studies.changes import Changes, adapt
 from undistill.studies.paper import PaperCell, PaperTable, load_paper
 from undistill.studies.protocol import nasty, normal, student
-from undistill.studies.study import STUDIES, Keep, Part, Study
+from undistill.studies.study import STUDIES, Keep, Study
 from undistill.workspace import Workspace
-
-if TYPE_CHECKING:
-    from undistill.run import Failure
 
 __all__ = ["CURVES", "CurveStudy", "Line", "Panel", "Point", "Reference", "make_curves"]
 
@@ -145,44 +147,34 @@ class CurveStudy(Study):
             found = make_cell(point.recipes, workspace, failures, point.printed)
             return against(found, cell(point.reference)) if point.reference else found
 
-        panels = [self._panel(panel, cell) for panel in self.panels]
-        cells = list(_named_cells(panels))
-        return {
-            "kind": "curves",
-            "name": self.name,
-            "title": self.title,
-            "seeds": self.seeds,
-            "panels": panels,
-            "notes": [*self.remarks, *cell_notes(cells, self.seeds)],
-            "errata": [],
-            "failed": any(cell["failures"] for _, cell in cells),
-        }
+        panels = tuple(self._panel(panel, cell) for panel in self.panels)
+        return Curves.make(**common(self, _named_cells(panels), self.remarks), panels=panels)
 
-    def _panel(self, panel: Panel, cell: Callable[[Point], Cell]) -> dict[str, Any]:
+    def _panel(self, panel: Panel, cell: Callable[[Point], Cell]) -> parts.Panel:
         dashed: dict[str, tuple[Line, Reference]] = {}
         for line in panel.lines:
             if line.dashed is not None:
                 dashed.setdefault(line.dashed.name, (line, line.dashed))
-        return {
-            "name": panel.name,
-            "title": panel.title,
-            "x": {"label": self.axis, "scale": self.scale},
-            "y": {"label": "Test accuracy, %"},
-            "lines": [
-                {
-                    "name": line.name,
-                    "label": line.label,
-                    "role": "teacher" if line.name == "teacher" else "student",
-                    "against": line.against,
-                    "points": [{"x": point.x, **cell(point)} for point in line.points],
-                }
+        return parts.Panel(
+            name=panel.name,
+            title=panel.title,
+            x=parts.Scale(label=self.axis, scale=self.scale),
+            y=parts.Axis(label="Test accuracy, %"),
+            lines=tuple(
+                parts.Line(
+                    name=line.name,
+                    label=line.label,
+                    role="teacher" if line.name == "teacher" else "student",
+                    against=line.against,
+                    points=tuple(parts.Point(x=point.x, **dict(cell(point))) for point in line.points),
+                )
                 for line in panel.lines
-            ],
-            "references": [
-                {"name": name, "label": reference.label, "line": line.name, **cell(reference.point)}
+            ),
+            references=tuple(
+                parts.Reference(name=name, label=reference.label, line=line.name, **dict(cell(reference.point)))
                 for name, (line, reference) in dashed.items()
-            ],
-        }
+            ),
+        )
 
 
 def make_curves(name: str, *, seeds: int, changes: Changes) -> CurveStudy:
@@ -345,14 +337,14 @@ def _line(sweep: _Sweep, net: _Net, grid: list[float], seeds: int, changes: Chan
     )
 
 
-def _named_cells(panels: list[dict[str, Any]]) -> Iterator[tuple[str, Cell]]:
+def _named_cells(panels: Iterable[parts.Panel]) -> Iterator[tuple[str, Cell]]:
     """Yield every number with where it is."""
     for panel in panels:
-        for line in panel["lines"]:
-            for point in line["points"]:
-                yield f"{panel['title']}, {line['label']}, {panel['x']['label']} = {point['x']:g}", point
-        for reference in panel["references"]:
-            yield f"{panel['title']}, {reference['label']}, trained normally", reference
+        for line in panel.lines:
+            for point in line.points:
+                yield f"{panel.title}, {line.label}, {panel.x.label} = {point.x:g}", point
+        for reference in panel.references:
+            yield f"{panel.title}, {reference.label}, trained normally", reference
 
 
 @cache

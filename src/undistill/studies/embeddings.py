@@ -7,7 +7,7 @@ References:
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -19,10 +19,12 @@ from undistill.data.loader import Batch, batches
 from undistill.functional.similarity import linear_cka
 from undistill.models.features import logits_and_features
 from undistill.reporting.answers import tsne
+from undistill.reporting.parts import Part
+from undistill.reporting.parts.embeddings import Embeddings
 from undistill.studies.changes import Changes, adapt
 from undistill.studies.pair import TEACHERS, PairStudy, Teachers
 from undistill.studies.protocol import nasty, normal
-from undistill.studies.study import STUDIES, Part
+from undistill.studies.study import STUDIES
 
 __all__ = ["EmbeddingStudy", "figure2"]
 
@@ -40,14 +42,14 @@ class EmbeddingStudy(PairStudy):
     neighbors; what is far apart in it means nothing. How well classes are separated is therefore measured before it.
     """
 
-    kind: ClassVar[str] = "embeddings"
+    kind: ClassVar[type[Part]] = Embeddings
 
     @property
     def parameters(self) -> dict[str, Any]:
         """Number of images at most, and of neighbors."""
         return {"images": _IMAGES, "neighbors": _NEIGHBORS}
 
-    def compute(self, teachers: Teachers) -> Part:
+    def compute(self, teachers: Teachers) -> dict[str, Any]:
         """Return ``classes``, the ``labels`` of the images, ``panels`` and ``cka``.
 
         There is a panel for features and logits of each teacher, with ``points`` (x, y), and, of the original space,
@@ -83,7 +85,7 @@ class EmbeddingStudy(PairStudy):
             "cka": cka,
         }
 
-    def remarks(self, picture: Part) -> Iterator[str]:
+    def remarks(self, picture: Mapping[str, Any]) -> Iterator[str]:
         """Yield what the figure is made of, and the numbers."""
         yield (
             f"{len(picture['labels']):,} test images, every class in proportion. t-SNE (perplexity 30, less for fewer "

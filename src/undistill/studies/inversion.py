@@ -10,20 +10,17 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from undistill.errors import UndistillError
 from undistill.recipe import Recipe
-from undistill.reporting.parts.images import image_panel
-from undistill.run import Run
+from undistill.reporting.parts import Part
+from undistill.reporting.parts.images import ImageGrids, image_panel
+from undistill.run import Failure, Run
 from undistill.studies.changes import Changes
 from undistill.studies.datafree import data_free
 from undistill.studies.protocol import nasty, normal
-from undistill.studies.study import STUDIES, Part, Study
+from undistill.studies.study import STUDIES, Study
 from undistill.workspace import Workspace
-
-if TYPE_CHECKING:
-    from undistill.run import Failure
 
 __all__ = ["InversionStudy", "figure6"]
 
@@ -48,8 +45,12 @@ class InversionStudy(Study):
     def evaluate(self, workspace: Workspace, failures: Mapping[str, Failure], cache: Path) -> Part:
         """Return a part of kind ``images``: ``classes``, ``panels`` as of ``image_panel``, ``runs``: their folders."""
         runs = {name: run for name, recipe in self.extractions.items() if (run := workspace.find(recipe)) is not None}
-        part: Part = {"kind": "images", "name": self.name, "title": self.title, "seeds": 1, "errata": []}
-        part["runs"] = {name: run.folder.name for name, run in runs.items()}
+        about = {
+            "name": self.name,
+            "title": self.title,
+            "seeds": 1,
+            "runs": {name: run.folder.name for name, run in runs.items()},
+        }
         lost = [
             f"Failed: images of the {name} teacher, seed 0: "
             f"{failures[recipe.hash].reason if recipe.hash in failures else 'not run'}"
@@ -57,7 +58,7 @@ class InversionStudy(Study):
             if name not in runs
         ]
         if lost:
-            return {**part, "notes": lost, "failed": True}
+            return ImageGrids.make(**about, notes=tuple(lost), failed=True)
         try:
             classes = list(runs["normal"].dataset().classes)
             panels = [
@@ -65,14 +66,14 @@ class InversionStudy(Study):
                 for name, run in runs.items()
             ]
         except UndistillError as error:  # images that are gone take this figure down, and no other
-            return {**part, "notes": [f"Failed: {error}"], "failed": True}
-        return {
-            **part,
-            "classes": classes,
-            "panels": panels,
-            "notes": list(self._notes(runs, workspace)),
-            "failed": False,
-        }
+            return ImageGrids.make(**about, notes=(f"Failed: {error}",), failed=True)
+        return ImageGrids.make(
+            **about,
+            classes=tuple(classes),
+            panels=tuple(panels),
+            notes=tuple(self._notes(runs, workspace)),
+            failed=False,
+        )
 
     def _notes(self, runs: Mapping[str, Run], workspace: Workspace) -> Iterator[str]:
         yield f"Of every class the first {_ROWS} images that were drawn: not chosen by eye."

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from undistill._version import __version__
 from undistill.data import load_dataset, parse_dataset_spec
@@ -19,15 +19,15 @@ from undistill.engine.evaluate import evaluate, predict
 from undistill.functional import mean_interval
 from undistill.recipe import Recipe, load_recipe, make_recipe
 from undistill.registry import Spec
-from undistill.run import Run
+from undistill.reporting.cell import Cell
+from undistill.reporting.parts import Part
+from undistill.reporting.parts.table import Column, Row, Table
+from undistill.run import Failure, Run
 from undistill.storage import remember
-from undistill.studies.cells import Cell, against, cell_notes, make_cell
+from undistill.studies.cells import against, common, make_cell
 from undistill.studies.changes import Changes, adapt
-from undistill.studies.study import STUDIES, Keep, Part, Study
+from undistill.studies.study import STUDIES, Keep, Study
 from undistill.workspace import Workspace
-
-if TYPE_CHECKING:
-    from undistill.run import Failure
 
 __all__ = ["LABELS", "DomainNet", "NTLStudy", "domain_cell", "domains", "make_table", "measure", "recipe_of"]
 
@@ -113,29 +113,19 @@ class NTLStudy(Study):
                     cells[net.name, domain] = against(cells[net.name, domain], cells[reference, domain])
         labels = {net.name: net.label for net in self.nets}
         named = [(f"{labels[name]}, on {_label(domain)}", cell) for (name, domain), cell in cells.items()]
-        return {
-            "kind": "table",
-            "name": self.name,
-            "title": self.title,
-            "seeds": self.seeds,
-            "columns": [{"name": name, "label": f"on {_label(name)}", "data": "domains"} for name in self.domains],
-            "rows": [
-                {
-                    "name": net.name,
-                    "label": net.label,
-                    "cells": {domain: cells[net.name, domain] for domain in self.domains},
-                }
+        notes = (
+            "Test accuracy in percent on each domain. In brackets: the difference, in points, to the net of the same "
+            "source that was trained as usual.",
+            "The paper's nets start from ImageNet weights, ours do not: its numbers are not put beside these.",
+        )
+        return Table.make(
+            **common(self, named, notes),
+            columns=tuple(Column(name=name, label=f"on {_label(name)}", data="domains") for name in self.domains),
+            rows=tuple(
+                Row(name=net.name, label=net.label, cells={domain: cells[net.name, domain] for domain in self.domains})
                 for net in self.nets
-            ],
-            "notes": [
-                "Test accuracy in percent on each domain. In brackets: the difference, in points, to the net of the "
-                "same source that was trained as usual.",
-                "The paper's nets start from ImageNet weights, ours do not: its numbers are not put beside these.",
-                *cell_notes(named, self.seeds),
-            ],
-            "errata": [],
-            "failed": any(cell["failures"] for cell in cells.values()),
-        }
+            ),
+        )
 
 
 def domain_cell(
@@ -154,13 +144,14 @@ def domain_cell(
     runs = {str(recipe.seed): run for recipe in recipes if (run := workspace.find(recipe)) is not None}
     values = {seed: measure(run, domain, workspace, cache) for seed, run in runs.items()}
     found = mean_interval([value["accuracy"] for value in values.values()]) if values else None
-    return {
-        **cell,
-        "values": {seed: value["accuracy"] for seed, value in values.items()},
-        "mean": found.mean if found else None,
-        "half_width": found.half_width if found else None,
-        "collapsed_seeds": [int(seed) for seed, value in values.items() if value["collapsed"]],
-    }
+    return cell.model_copy(
+        update={
+            "values": {seed: value["accuracy"] for seed, value in values.items()},
+            "mean": found.mean if found else None,
+            "half_width": found.half_width if found else None,
+            "collapsed_seeds": tuple(int(seed) for seed, value in values.items() if value["collapsed"]),
+        }
+    )
 
 
 def measure(run: Run, domain: str, workspace: Workspace, cache: Path) -> dict[str, Any]:

@@ -13,7 +13,6 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -27,16 +26,14 @@ from undistill.engine.device import exact_arithmetic, pick_device
 from undistill.engine.evaluate import evaluate, predict
 from undistill.functional import mean_interval
 from undistill.recipe import Recipe
-from undistill.reporting.parts.areas import area
-from undistill.run import Run
+from undistill.reporting.parts import Part
+from undistill.reporting.parts.areas import Areas, Disc, area
+from undistill.run import Failure, Run
 from undistill.storage import remember
 from undistill.studies.changes import Changes
 from undistill.studies.ntl import LABELS, DomainNet, NTLStudy, make_table
-from undistill.studies.study import STUDIES, Part, Study
+from undistill.studies.study import STUDIES, Study
 from undistill.workspace import Workspace
-
-if TYPE_CHECKING:
-    from undistill.run import Failure
 
 __all__ = ["SHIFTS", "AreaStudy", "ntl_figure", "shift_towards"]
 
@@ -141,25 +138,23 @@ class AreaStudy(Study):
         yield from self.table.data
 
     def evaluate(self, workspace: Workspace, failures: Mapping[str, Failure], cache: Path) -> Part:
-        """Return a part of kind ``areas``; see ``areas.draw_areas``."""
+        """Return a part of kind ``areas``; see ``reporting.parts.areas``."""
         nets = {net.name: {r.seed: workspace.find(r) for r in net.recipes} for net in self.panels}
         runs = {name: {seed: run for seed, run in found.items() if run is not None} for name, found in nets.items()}
-        part: Part = {
-            "kind": "areas",
+        about = {
             "name": self.name,
             "title": self.title,
             "seeds": self.seeds,
-            "errata": [],
             "runs": {name: {str(seed): run.folder.name for seed, run in own.items()} for name, own in runs.items()},
         }
         lost = [(net.label, recipe) for net in self.panels for recipe in net.recipes if not nets[net.name][recipe.seed]]
         if lost:
             reasons = (failures.get(recipe.hash) for _, recipe in lost)
-            notes = [
+            notes = tuple(
                 f"Failed: {label}, seed {recipe.seed}: {reason.reason if reason else 'not run'}"
                 for (label, recipe), reason in zip(lost, reasons, strict=True)
-            ]
-            return {**part, "notes": notes, "failed": True}
+            )
+            return Areas.make(**about, notes=notes, failed=True)
         data = load_dataset(self.table.domains[self.source])
         others = {name: load_dataset(spec) for name, spec in self.table.domains.items() if name != self.source}
         test = data.take(test=_IMAGES).test if len(data.test) > _IMAGES else data.test
@@ -186,33 +181,33 @@ class AreaStudy(Study):
             areas = {seed: round(area(rows, _RADII), 4) for seed, rows in found.items()}
             reach = mean_interval(areas.values())
             panels.append(
-                {
-                    "name": net.name,
-                    "title": net.label,
-                    "area": reach.mean,
-                    "half_width": reach.half_width,
-                    "areas": areas,
-                    "accuracies": np.mean(list(found.values()), axis=0).round(4).tolist(),
-                }
+                Disc(
+                    name=net.name,
+                    title=net.label,
+                    area=reach.mean,
+                    half_width=reach.half_width,
+                    areas=areas,
+                    accuracies=np.mean(list(found.values()), axis=0).round(4).tolist(),
+                )
             )
-        return {
-            **part,
-            "source": LABELS.get(self.source, self.source),
-            "directions": list(shifts),
-            "radii": list(_RADII),
-            "panels": panels,
-            "notes": list(self._remarks(panels, len(test))),
-            "failed": False,
-        }
+        return Areas.make(
+            **about,
+            source=LABELS.get(self.source, self.source),
+            directions=tuple(shifts),
+            radii=_RADII,
+            panels=tuple(panels),
+            notes=tuple(self._remarks(panels, len(test))),
+            failed=False,
+        )
 
-    def _remarks(self, panels: list[Part], images: int) -> Iterator[str]:
+    def _remarks(self, panels: list[Disc], images: int) -> Iterator[str]:
         yield (
             f"{images:,} test images of the source, shifted in each direction by eighths of the full shift; the rim "
             "towards another domain is images of that domain. Usable: at least half of the answers are right."
         )
         for panel in panels:
-            spread = "" if panel["half_width"] is None else f" ± {100 * panel['half_width']:.1f}"
-            yield f"{panel['title']}: usable on {100 * panel['area']:.1f}{spread} % of the disc."
+            spread = "" if panel.half_width is None else f" ± {100 * panel.half_width:.1f}"
+            yield f"{panel.title}: usable on {100 * panel.area:.1f}{spread} % of the disc."
         if self.seeds == 1:
             yield "One net of each kind, of seed 0 (n=1)."
         else:

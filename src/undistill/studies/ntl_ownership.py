@@ -10,19 +10,19 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from undistill.recipe import Recipe
 from undistill.registry import Spec
-from undistill.studies.cells import Cell, against, cell_notes
+from undistill.reporting.parts import Part
+from undistill.reporting.parts.table import Column, Row, Table
+from undistill.run import Failure
+from undistill.studies.cells import against, common
 from undistill.studies.changes import Changes
 from undistill.studies.ntl import LABELS, domain_cell, domains, recipe_of
 from undistill.studies.ntl_removal import SMOKE_SHARES, SOURCE, TUNED, share_of
-from undistill.studies.study import STUDIES, Keep, Part, Study
+from undistill.studies.study import STUDIES, Keep, Study
 from undistill.workspace import Workspace
-
-if TYPE_CHECKING:
-    from undistill.run import Failure
 
 __all__ = ["GAP", "OwnershipStudy", "Suspect", "ntl_ownership"]
 
@@ -81,52 +81,44 @@ class OwnershipStudy(Study):
 
     def evaluate(self, workspace: Workspace, failures: Mapping[str, Failure], cache: Path) -> Part:
         """Return a part of kind ``table``: a row a net, with ``gaps`` in points and whether it ``shows``, by seed."""
-        rows: list[dict[str, Any]] = []
+        rows = []
         for suspect in self.suspects:
             clean, patched = (
                 domain_cell(suspect.recipes, spec, workspace, failures, cache) for spec in (self.clean, self.patched)
             )
-            gaps = {seed: round(value - patched["values"][seed], 4) for seed, value in clean["values"].items()}
+            gaps = {seed: round(value - patched.values[seed], 4) for seed, value in clean.values.items()}
             rows.append(
-                {
-                    "name": suspect.name,
-                    "label": suspect.label,
-                    "marked": suspect.marked,
-                    "cells": {"clean": clean, "patched": against(patched, clean)},
-                    "gaps": gaps,
-                    "shows": {seed: gap >= GAP for seed, gap in gaps.items()},
-                }
+                Row(
+                    name=suspect.name,
+                    label=suspect.label,
+                    marked=suspect.marked,
+                    cells={"clean": clean, "patched": against(patched, clean)},
+                    gaps=gaps,
+                    shows={seed: gap >= GAP for seed, gap in gaps.items()},
+                )
             )
-        named: list[tuple[str, Cell]] = [
-            (f"{row['label']}, {column}", cell) for row in rows for column, cell in row["cells"].items()
-        ]
-        return {
-            "kind": "table",
-            "name": self.name,
-            "title": self.title,
-            "seeds": self.seeds,
-            "columns": [
-                {"name": "clean", "label": "without the patch", "data": "mnist"},
-                {"name": "patched", "label": "with the patch", "data": "mnist"},
-            ],
-            "rows": rows,
-            "notes": [
-                "Test accuracy in percent. In brackets: the difference that the patch makes, in points.",
-                *_verdicts(rows),
-                *cell_notes(named, self.seeds),
-            ],
-            "errata": [],
-            "failed": any(cell["failures"] for _, cell in named),
-        }
+        named = [(f"{row.label}, {column}", cell) for row in rows for column, cell in row.cells.items()]
+        notes = (
+            "Test accuracy in percent. In brackets: the difference that the patch makes, in points.",
+            *_verdicts(rows),
+        )
+        return Table.make(
+            **common(self, named, notes),
+            columns=(
+                Column(name="clean", label="without the patch", data="mnist"),
+                Column(name="patched", label="with the patch", data="mnist"),
+            ),
+            rows=tuple(rows),
+        )
 
 
-def _verdicts(rows: list[dict[str, Any]]) -> Iterator[str]:
+def _verdicts(rows: list[Row]) -> Iterator[str]:
     """Yield where ownership shows: of the owner's nets in how many seeds, of all others the widest gap."""
     yield f"Ownership shows where the patch costs a net {GAP:g} points or more."
     for row in rows:
-        if row["marked"] and row["shows"]:
-            yield f"{row['label']}: it shows in {sum(row['shows'].values())} of {len(row['shows'])} seeds."
-    others = [gap for row in rows if not row["marked"] for gap in row["gaps"].values()]
+        if row.marked and row.shows:
+            yield f"{row.label}: it shows in {sum(row.shows.values())} of {len(row.shows)} seeds."
+    others = [gap for row in rows if not row.marked for gap in (row.gaps or {}).values()]
     if others:
         yield f"The patch costs a net that is not the owner's at most {max(others):.2f} points, fine-tuned or not."
 

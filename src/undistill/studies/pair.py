@@ -6,7 +6,7 @@ from abc import abstractmethod
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import Any, ClassVar
 
 import torch
 
@@ -15,13 +15,11 @@ from undistill.data.dataset import Dataset
 from undistill.engine.device import exact_arithmetic, pick_device
 from undistill.errors import DataError, UndistillError
 from undistill.recipe import Recipe
-from undistill.run import Run
+from undistill.reporting.parts import Part
+from undistill.run import Failure, Run
 from undistill.storage import remember
-from undistill.studies.study import Part, Study
+from undistill.studies.study import Study
 from undistill.workspace import Workspace
-
-if TYPE_CHECKING:
-    from undistill.run import Failure
 
 __all__ = ["TEACHERS", "PairStudy", "Teachers"]
 
@@ -52,7 +50,7 @@ class PairStudy(Study):
         nasty: Recipe of the nasty teacher.
     """
 
-    kind: ClassVar[str]
+    kind: ClassVar[type[Part]]
 
     normal: Recipe
     nasty: Recipe
@@ -69,26 +67,30 @@ class PairStudy(Study):
         """What decides the picture beside the teachers, as plain values."""
 
     @abstractmethod
-    def compute(self, teachers: Teachers) -> Part:
+    def compute(self, teachers: Teachers) -> dict[str, Any]:
         """Return what the picture shows, as plain values."""
 
     @abstractmethod
-    def remarks(self, picture: Part) -> Iterator[str]:
+    def remarks(self, picture: Mapping[str, Any]) -> Iterator[str]:
         """Yield what a reader must know beside what was computed."""
 
     def evaluate(self, workspace: Workspace, failures: Mapping[str, Failure], cache: Path) -> Part:
         """Return what ``compute`` does, with ``runs``: their folders; without it where a teacher is missing."""
         recipes = dict(zip(TEACHERS, (self.normal, self.nasty), strict=True))
         runs = {name: run for name, recipe in recipes.items() if (run := workspace.find(recipe)) is not None}
-        part: Part = {"kind": self.kind, "name": self.name, "title": self.title, "seeds": 1, "errata": []}
-        part["runs"] = {name: run.folder.name for name, run in runs.items()}
+        about = {
+            "name": self.name,
+            "title": self.title,
+            "seeds": 1,
+            "runs": {name: run.folder.name for name, run in runs.items()},
+        }
         lost = [
             f"Failed: {name} teacher, seed 0: {_reason(failures.get(recipe.hash))}"
             for name, recipe in recipes.items()
             if name not in runs
         ]
         if lost:
-            return {**part, "notes": lost, "failed": True}
+            return self.kind.make(**about, notes=tuple(lost), failed=True)
         device = pick_device(workspace.device or self.normal.device)
         weights = {name: run.result["weights_sha256"] for name, run in runs.items()}
         data = runs["normal"].result["data_fingerprint"]
@@ -96,16 +98,16 @@ class PairStudy(Study):
         try:
             picture = remember(cache, self.name, key, lambda: self._ask(runs, device))
         except UndistillError as error:  # weights or data that are gone take this figure down, and no other
-            return {**part, "notes": [f"Failed: {error}"], "failed": True}
+            return self.kind.make(**about, notes=(f"Failed: {error}",), failed=True)
         notes = [*self.remarks(picture), "One normal and one nasty teacher, both of seed 0 (n=1)."]
         notes += [
             f"Collapsed: more than 90 % of the answers of the {name} teacher are one class."
             for name, run in runs.items()
             if run.collapsed
         ]
-        return {**part, **picture, "notes": notes, "failed": False}
+        return self.kind.make(**about, **picture, notes=tuple(notes), failed=False)
 
-    def _ask(self, runs: Mapping[str, Run], device: torch.device) -> Part:
+    def _ask(self, runs: Mapping[str, Run], device: torch.device) -> dict[str, Any]:
         data = runs["normal"].dataset()
         if data.fingerprint != runs["normal"].result["data_fingerprint"]:
             raise DataError(f"the images of {self.normal.data} have changed since the teachers were trained")

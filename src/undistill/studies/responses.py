@@ -6,8 +6,7 @@ References:
 
 from __future__ import annotations
 
-import base64
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -15,13 +14,14 @@ import torch
 from torch import Tensor
 
 from undistill import functional as F
-from undistill.data.dataset import Images
 from undistill.engine.evaluate import predict
 from undistill.registry import Spec
+from undistill.reporting.parts import Part
+from undistill.reporting.parts.responses import Picture, Responses
 from undistill.studies.changes import Changes, adapt
 from undistill.studies.pair import PairStudy, Teachers
 from undistill.studies.protocol import nasty, normal
-from undistill.studies.study import STUDIES, Part
+from undistill.studies.study import STUDIES
 
 __all__ = ["ResponseStudy", "choose_examples", "figure1"]
 
@@ -36,7 +36,7 @@ class ResponseStudy(PairStudy):
     The slides do not say how the paper chose its images; ours are chosen by a rule, ``choose_examples``.
     """
 
-    kind: ClassVar[str] = "responses"
+    kind: ClassVar[type[Part]] = Responses
 
     @property
     def temperature(self) -> float:
@@ -48,7 +48,7 @@ class ResponseStudy(PairStudy):
         """Temperature and number of examples."""
         return {"temperature": self.temperature, "examples": _EXAMPLES}
 
-    def compute(self, teachers: Teachers) -> Part:
+    def compute(self, teachers: Teachers) -> dict[str, Any]:
         """Return ``temperature``, ``classes``, ``examples`` and the ``summary`` of the test set.
 
         An example has its ``index`` in the test set, ``label``, ``image``, ``both_right``, and the probabilities of
@@ -69,7 +69,7 @@ class ResponseStudy(PairStudy):
             {
                 "index": index,
                 "label": int(test.y[index]),
-                "image": _image(test, index),
+                "image": Picture.of(test.x[index]).model_dump(),
                 "both_right": bool(right[index]),
                 **{name: [round(p, _ROUND) for p in rows[index].tolist()] for name, rows in soft.items()},
             }
@@ -89,7 +89,7 @@ class ResponseStudy(PairStudy):
             "summary": summary,
         }
 
-    def remarks(self, picture: Part) -> Iterator[str]:
+    def remarks(self, picture: Mapping[str, Any]) -> Iterator[str]:
         """Yield how the images were chosen, and the summary."""
         yield (
             f"The first {len(picture['examples'])} classes, and of each the first test image that both teachers "
@@ -140,14 +140,3 @@ def choose_examples(labels: Tensor, right: Tensor, count: int) -> list[int]:
 def _mean_peaks(probabilities: Tensor) -> float:
     """Return the mean number of classes with a probability above 1/K."""
     return (probabilities > 1 / probabilities.shape[1]).sum(dim=1).double().mean().item()
-
-
-def _image(images: Images, index: int) -> dict[str, Any]:
-    channels, height, width = images.x.shape[1:]
-    pixels = images.x[index].permute(1, 2, 0).contiguous().cpu().numpy().tobytes()
-    return {
-        "width": width,
-        "height": height,
-        "channels": channels,
-        "pixels_base64": base64.b64encode(pixels).decode("ascii"),
-    }

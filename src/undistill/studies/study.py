@@ -9,24 +9,16 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol, Self
+from typing import Protocol, Self
 
 from undistill.recipe import Recipe
 from undistill.registry import Registry
+from undistill.reporting.parts import Part
+from undistill.run import Failure
 from undistill.studies.changes import Changes
 from undistill.workspace import Workspace
 
-if TYPE_CHECKING:
-    from undistill.run import Failure
-
-__all__ = ["PRINTED", "STUDIES", "Keep", "Part", "Study", "StudyFactory", "list_studies"]
-
-Part = dict[str, Any]
-"""What came out of a study, in plain JSON values; all that is written about it is made from this alone.
-
-``kind`` is ``table``, ``curves``, ``responses`` or ``embeddings``; besides ``name``, ``title``, ``seeds``, ``notes``
-(sentences), ``errata`` and ``failed``, a part has what its kind needs.
-"""
+__all__ = ["PRINTED", "STUDIES", "Keep", "Study", "StudyFactory", "list_studies"]
 
 PRINTED = ("table", "figure")  # what the names of the studies begin with that the paper prints
 

@@ -11,19 +11,19 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from undistill.recipe import Recipe
-from undistill.studies.cells import against, cell_notes, make_cell
+from undistill.reporting.cell import Cell
+from undistill.reporting.parts import Part
+from undistill.reporting.parts.table import Column, Row, Table
+from undistill.run import Failure
+from undistill.studies.cells import against, cell_notes, common, make_cell
 from undistill.studies.changes import Changes, adapt
 from undistill.studies.datafree import data_free
 from undistill.studies.paper import PaperTable, load_paper
 from undistill.studies.protocol import nasty, normal, student
-from undistill.studies.study import STUDIES, Keep, Part, Study
+from undistill.studies.study import STUDIES, Keep, Study
 from undistill.workspace import Workspace
-
-if TYPE_CHECKING:
-    from undistill.run import Failure
 
 __all__ = ["TABLES", "TableStudy", "make_table", "table6"]
 
@@ -66,29 +66,25 @@ class TableStudy(Study):
         }
         for where in cells:
             cells[where] = against(cells[where], cells.get(_reference(self.paper, *where)))
-        return {
-            "kind": "table",
-            "name": self.name,
-            "title": self.title,
-            "seeds": self.seeds,
-            "columns": [
-                {"name": name, "label": column.label, "data": column.dataset}
+        named = [(f"{self.paper.rows[r].label}, {self.paper.columns[c].label}", cells[r, c]) for r, c in cells]
+        return Table.make(
+            **{**common(self, named), "notes": tuple(self._notes(cells))},
+            columns=tuple(
+                Column(name=name, label=column.label, data=column.dataset)
                 for name, column in self.paper.columns.items()
-            ],
-            "rows": [
-                {
-                    "name": row,
-                    "label": self.paper.rows[row].label,
-                    "cells": {column: cells[row, column] for column in self.paper.columns if (row, column) in cells},
-                }
+            ),
+            rows=tuple(
+                Row(
+                    name=row,
+                    label=self.paper.rows[row].label,
+                    cells={column: cells[row, column] for column in self.paper.columns if (row, column) in cells},
+                )
                 for row in self.rows
-            ],
-            "notes": list(self._notes(cells)),
-            "errata": [erratum.model_dump(mode="json", exclude_none=True) for erratum in self.paper.errata],
-            "failed": any(cell["failures"] for cell in cells.values()),
-        }
+            ),
+            errata=tuple(erratum.model_dump(mode="json", exclude_none=True) for erratum in self.paper.errata),
+        )
 
-    def _notes(self, cells: Mapping[tuple[str, str], Part]) -> Iterator[str]:
+    def _notes(self, cells: Mapping[tuple[str, str], Cell]) -> Iterator[str]:
         yield (
             "In brackets: the difference, in points, to the reference that the paper takes, which is of the same table."
         )

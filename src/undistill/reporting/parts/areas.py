@@ -3,22 +3,87 @@
 from __future__ import annotations
 
 import textwrap
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.cm import ScalarMappable
-from matplotlib.colors import Normalize
-from matplotlib.figure import Figure
-from matplotlib.projections.polar import PolarAxes
+from pydantic import Field
 
-__all__ = ["area", "draw_areas"]
+from undistill.reporting.cell import Plain, Shown
+from undistill.reporting.parts import Grid, GridRow, Part, register_part
+from undistill.reporting.style import new_figure
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+    from matplotlib.projections.polar import PolarAxes
+
+__all__ = ["Areas", "Disc", "area"]
 
 _PANEL, _FOOT = 2.9, 0.75  # inches
 _ARCS = 16  # cells of a sector
 _COLORS = "viridis"
 _USABLE = 50.0  # percent: where a line is drawn
+
+
+class Disc(Plain):
+    """One net.
+
+    Attributes:
+        name: Of the net.
+        title: As it is shown.
+        area: Share of the disc, in 0..1, on which it is usable; mean over seeds.
+        half_width: Of its 95 % interval; None for one seed.
+        areas: By seed.
+        accuracies: Percent, by direction and radius.
+    """
+
+    name: str
+    title: str
+    area: float
+    half_width: float | None
+    areas: dict[str, float]
+    accuracies: tuple[tuple[float, ...], ...]
+
+
+@register_part("areas")
+class Areas(Part):
+    """Discs around a domain; where a net is missing there are none.
+
+    Attributes:
+        runs: Folders by net and seed.
+        source: Label of the domain.
+        directions: Labels.
+        radii: Increasing, from 0.
+        panels: A net each.
+    """
+
+    ends_with: ClassVar[tuple[str, ...]] = ("notes", "failed")
+
+    kind: str = "areas"
+    runs: dict[str, dict[str, str]] = Field(default_factory=dict)
+    source: str = ""
+    directions: tuple[str, ...] = ()
+    radii: tuple[float, ...] = ()
+    panels: tuple[Disc, ...] = ()
+
+    def grids(self) -> Iterator[Grid]:
+        """Yield the usable share of the disc of each net, and its accuracy at the rim in each direction."""
+        rows = []
+        for panel in self.panels:
+            spread = "" if panel.half_width is None else f" ± {100 * panel.half_width:.1f}"
+            rim = (Shown(f"{row[-1]:.1f}") for row in panel.accuracies)
+            rows.append(GridRow((panel.title,), (Shown(f"{100 * panel.area:.1f}{spread}"), *rim)))
+        columns = ("usable share of the disc, %", *(f"full shift: {name}" for name in self.directions))
+        yield Grid("", ("Network",), columns, tuple(rows))
+
+    @property
+    def drawn(self) -> bool:
+        """Whether all nets are there."""
+        return not self.failed
+
+    def draw(self) -> Figure:
+        """Return one disc a net, the source in its center, colored by accuracy; a line where that falls below half."""
+        return _draw(self)
 
 
 def area(accuracies: Sequence[Sequence[float]], radii: Sequence[float], level: float = _USABLE) -> float:
@@ -38,22 +103,17 @@ def area(accuracies: Sequence[Sequence[float]], radii: Sequence[float], level: f
     return float(np.mean([weights[inside].sum() for inside in usable]))
 
 
-def draw_areas(part: Mapping[str, Any]) -> Figure:
-    """Return one disc a panel, the source in its center, colored by accuracy; a line where that falls below a half.
+def _draw(part: Areas) -> Figure:
+    from matplotlib.cm import ScalarMappable
+    from matplotlib.colors import Normalize
 
-    Args:
-        part: Of kind ``areas``: ``directions`` (labels), ``radii``, ``panels`` with ``title``, ``area`` (a share), its
-            ``half_width`` (None for one seed) and ``accuracies`` (percent, by direction and radius), and ``source``,
-            its label.
-    """
-    panels, radii = part["panels"], np.array(part["radii"])
-    figure = Figure(figsize=(_PANEL * len(panels), _PANEL + _FOOT), dpi=200, layout="constrained")
-    FigureCanvasAgg(figure)
+    panels, radii = part.panels, np.array(part.radii)
+    figure = new_figure(_PANEL * len(panels), _PANEL + _FOOT)
     axes = figure.subplots(1, len(panels), squeeze=False, subplot_kw={"projection": "polar"})[0]
     for spot, panel in zip(axes, panels, strict=True):
-        _disc(spot, np.array(panel["accuracies"]), radii, part["directions"])
-        spread = "" if panel["half_width"] is None else f" ± {100 * panel['half_width']:.0f}"
-        spot.set_title(f"{panel['title']}\n{100 * panel['area']:.0f}{spread} % of the disc usable", fontsize=8, pad=10)
+        _disc(spot, np.array(panel.accuracies), radii, part.directions)
+        spread = "" if panel.half_width is None else f" ± {100 * panel.half_width:.0f}"
+        spot.set_title(f"{panel.title}\n{100 * panel.area:.0f}{spread} % of the disc usable", fontsize=8, pad=10)
     bar = figure.colorbar(
         ScalarMappable(Normalize(0, 100), _COLORS),
         ax=list(axes),
@@ -62,7 +122,7 @@ def draw_areas(part: Mapping[str, Any]) -> Figure:
         aspect=40,
         pad=0.1,
     )
-    bar.set_label(f"accuracy, %; in the center {part['source']}, at the rim the full shift; line: 50 %", fontsize=7)
+    bar.set_label(f"accuracy, %; in the center {part.source}, at the rim the full shift; line: 50 %", fontsize=7)
     bar.ax.tick_params(labelsize=6.5)
     return figure
 
