@@ -66,7 +66,9 @@ def test_readme_demo_table_is_the_one_that_the_program_wrote():
     text = (ROOT / "README.md").read_text(encoding="utf-8")
     shown = re.search(r"<!-- demo table: (\S+) -->\n(.*?)<!-- end -->", text, re.DOTALL)
     assert shown
-    assert shown[2].strip() in (ROOT / shown[1]).read_text(encoding="utf-8")
+    written = (ROOT / shown[1]).read_text(encoding="utf-8")
+    here = shown[2].strip().replace("](results/digits_demo/", "](").replace("### ", "## ")
+    assert here in written
 
 
 def test_public_names_are_sorted_and_there():

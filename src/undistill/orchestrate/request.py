@@ -72,7 +72,7 @@ class Request:
             changed = f"Changed: {', '.join(parts)}."
             return f"{changed} The protocol that this changes is our own: no paper prints its numbers."
         kind = "Turbo" if changes.label == "turbo" else "Reduced"
-        return f"{kind}: {', '.join(parts)}. Not the paper's protocol; its numbers are there for orientation."
+        return f"{kind}: {', '.join(parts)}. Not the paper's protocol, and not to be compared with its numbers."
 
     @property
     def command(self) -> str:

@@ -101,7 +101,7 @@ def document_of(content: Mapping[str, Any]) -> Document:
     request = Request.from_json(content["request"])
     seeds = "1 seed" if request.seeds == 1 else f"{request.seeds} seeds"
     return Document(
-        title="The paper, and ours beside it" if request.of_paper else "What we measured",
+        title="The paper, and ours beside it" if request.comparable else "What we measured",
         parts=tuple(part_of(part if request.comparable else _apart_from_paper(part)) for part in content["parts"]),
         content=content,
         command=request.command,

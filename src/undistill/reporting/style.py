@@ -159,7 +159,8 @@ def svg(figure: Figure, name: str = "", alt: str = "") -> str:
     width, height = re.findall(r'(?:width|height)="([\d.]+)pt"', text)[:2]
     text = text.replace(f'width="{width}pt"', "", 1).replace(f'height="{height}pt"', "", 1)
     label = f'role="img" aria-label="{escape(alt)}" ' if alt else ""
-    text = text.replace("<svg ", f'<svg {label}style="max-width: {float(width) * 4 / 3:.0f}px" ', 1)
+    size = f"{float(width) * 4 / 3:.0f}px"
+    text = text.replace("<svg ", f'<svg {label}style="max-width: {size}; min-width: min(30rem, {size})" ', 1)
     return text.replace("<defs>", f"<defs>\n  <style>{_dark()}</style>", 1)
 
 

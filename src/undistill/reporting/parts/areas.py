@@ -73,8 +73,8 @@ class Areas(Part):
             spread = "" if panel.half_width is None else f" ± {100 * panel.half_width:.1f}"
             rim = (Shown(f"{row[-1]:.1f}") for row in panel.accuracies)
             rows.append(GridRow((panel.title,), (Shown(f"{100 * panel.area:.1f}{spread}"), *rim)))
-        columns = ("usable share of the disc, %", *(f"full shift: {name}" for name in self.directions))
-        yield Grid("", ("Network",), columns, tuple(rows))
+        caption = "Usable share of the disc, and accuracy at the full shift in each direction, %"
+        yield Grid(caption, ("Network",), ("usable", *self.directions), tuple(rows))
 
     @property
     def drawn(self) -> bool:

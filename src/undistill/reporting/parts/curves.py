@@ -221,8 +221,10 @@ def _looks(panels: Sequence[Panel]) -> dict[str, dict[str, Any]]:
 
 def _draw_panel(axes: Axes, panel: Panel, looks: Mapping[str, Mapping[str, Any]]) -> None:
     places = _place_x(axes, panel)
+    several = len({line.against for line in panel.lines if line.role == "student"}) > 1
     for reference in panel.references:
-        _draw_reference(axes, reference, looks[reference.line])
+        own = {"color": ALONE} if several else {}
+        _draw_reference(axes, reference, {**looks[reference.line], **own})
     failed: dict[float, int] = {}
     for line in panel.lines:
         look = looks[line.name]
