@@ -14,8 +14,8 @@ import torch
 from torch import Tensor, nn
 
 from undistill._version import __version__
+from undistill.data.convert import check_domains
 from undistill.data.dataset import Dataset
-from undistill.data.domains import check_domains
 from undistill.engine.callbacks import Callbacks, MetricsLog, TensorBoard
 from undistill.engine.device import pick_device
 from undistill.engine.job import Callback, Job, TrainResult

@@ -13,8 +13,9 @@ from PIL import Image
 from torch import Tensor
 
 from undistill.data import dataset_shape, load_dataset
+from undistill.data.convert import check_domains, convert, convert_images
 from undistill.data.dataset import Dataset, Images, channel_stats
-from undistill.data.domains import add_patch, check_domains, convert, convert_images
+from undistill.data.domains import add_patch
 from undistill.data.loader import Loader
 from undistill.data.usps import _read
 from undistill.errors import DataError, RecipeError, UnknownNameError

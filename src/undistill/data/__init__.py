@@ -13,10 +13,12 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+from undistill.data.convert import convert
 from undistill.data.dataset import Dataset, Images, Shape
 from undistill.data.download import REMOTES, FileStatus, Remote, cache_dir, fetch, import_file, verify
+from undistill.data.sources import DATASETS, DatasetFactory
 from undistill.errors import DataError, RecipeError, did_you_mean
-from undistill.registry import Registry, Spec
+from undistill.registry import Spec
 
 __all__ = [
     "DATASETS",
@@ -37,10 +39,6 @@ __all__ = [
     "register_dataset",
     "verify",
 ]
-
-DatasetFactory = Callable[..., Dataset]
-
-DATASETS: Registry[DatasetFactory] = Registry("data set", "undistill.data")
 
 _SHAPES: dict[str, Shape] = {}
 _SUBSETS = ("subset", "test_subset")
@@ -193,8 +191,6 @@ def _load(text: str, stamp: tuple[object, ...]) -> Dataset:
     data = DATASETS[spec.name](**kwargs).take(subset, test_subset)
     if size is None and channels is None:
         return data
-    from undistill.data.domains import convert  # a module that registers a source itself
-
     return convert(data, size, channels)
 
 

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pooch
 
+from undistill.data.sources import DATASETS
 from undistill.errors import DataError, RecipeError, RunError
 from undistill.storage import atomic_path
 
@@ -112,9 +113,7 @@ def import_file(name: str, path: Path | str) -> Path:
 
 
 def _remotes(name: str) -> tuple[Remote, ...]:
-    from undistill.data import DATASETS  # its sources declare their files when they are imported
-
-    DATASETS[name]
+    DATASETS[name]  # sources declare their files when they are imported
     if name not in REMOTES:
         raise RecipeError(f"data set {name!r} has nothing to download; known: {', '.join(sorted(REMOTES))}")
     return REMOTES[name]

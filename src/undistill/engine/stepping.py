@@ -10,11 +10,11 @@ import torch
 from torch import Tensor
 
 from undistill.data.loader import Batch
-from undistill.engine.config import Training, Tuning
+from undistill.engine.config import Tuning
 from undistill.engine.guard import gradient_norm
 from undistill.objective import Nets, Objective, StepOutput
 
-__all__ = ["EagerStepper", "Learner", "Stepper", "Watch", "make_stepper"]
+__all__ = ["EagerStepper", "Learner", "Stepper", "Watch"]
 
 Watch = Callable[[Tensor, Tensor], None]  # takes the loss and the gradient norm; raises where one is not finite
 
@@ -64,22 +64,6 @@ class Stepper(Protocol):
 
     def __call__(self, batch: Batch, lr: float) -> StepOutput:
         """Train on a batch at a learning rate."""
-
-
-def make_stepper(learner: Learner, config: Training, device: torch.device, steps: int) -> Stepper:
-    """Return what carries out the steps of a job as its profile says.
-
-    Args:
-        learner: Its net, on ``device``.
-        config: The protocol.
-        device: Where to compute.
-        steps: That the job takes; a longer one may spend more on getting ready.
-    """
-    if config.profile != "exact":
-        from undistill.engine.fast.steps import FastStepper  # it is made of what is here
-
-        return FastStepper(learner, config, device, steps)
-    return EagerStepper(learner)
 
 
 class EagerStepper:

@@ -13,12 +13,13 @@ from torch import Tensor
 
 from undistill.data.dataset import Dataset, Frame, Images
 from undistill.data.loader import Batch, Stream
+from undistill.engine.config import Training
 from undistill.engine.evaluate import Evaluation, evaluate, predict
 from undistill.engine.guard import DivergenceGuard
 from undistill.engine.job import Job, TrainResult
 from undistill.engine.optim import learning_rate, make_optimizer
 from undistill.engine.state import Position, TrainState
-from undistill.engine.stepping import Learner, make_stepper
+from undistill.engine.stepping import EagerStepper, Learner, Stepper
 from undistill.engine.synthetic import write_images
 from undistill.errors import InterruptedRunError
 from undistill.objective import StepOutput
@@ -106,7 +107,7 @@ class Trainer:
                 victim.queries = self.position.queries
         self._guard = DivergenceGuard(self._device, self.position.last_finite_loss)
         nets = replace(self.job.nets, companion=companion)
-        self.stepper = make_stepper(
+        self.stepper = _make_stepper(
             Learner(self.job.objective, nets, self._state.optimizer, self._watch),
             self.job.config,
             self._device,
@@ -251,3 +252,19 @@ class Trainer:
         torch.set_rng_state(self._random[0])
         if self._device.type == "cuda":
             torch.cuda.set_rng_state(self._random[1], self._device)
+
+
+def _make_stepper(learner: Learner, config: Training, device: torch.device, steps: int) -> Stepper:
+    """Return what carries out the steps of a job as its profile says.
+
+    Args:
+        learner: Its net, on ``device``.
+        config: The protocol.
+        device: Where to compute.
+        steps: That the job takes; a longer one may spend more on getting ready.
+    """
+    if config.profile != "exact":
+        from undistill.engine.fast.steps import FastStepper  # whoever computes exactly needs none of it
+
+        return FastStepper(learner, config, device, steps)
+    return EagerStepper(learner)
