@@ -114,12 +114,14 @@ class Nets:
         adversary: The frozen, normally trained twin of a defense.
         victim: What an attack steals from.
         companion: What ``Objective.companion`` returned.
+        modules: What ``Objective.modules`` returned, by name; trained together with ``model``.
     """
 
     model: nn.Module
     adversary: Frozen | None = None
     victim: Victim | None = None
     companion: Companion | None = None
+    modules: nn.ModuleDict = field(default_factory=nn.ModuleDict, compare=False)
 
 
 class Configured(BaseModel):
@@ -200,6 +202,22 @@ class Objective(Configured):
         """Return what ``step`` finds in ``nets.companion``, made anew; torch's generators are seeded.
 
         A step may train it: its own backward pass, its own optimizer. Only the net's loss is the engine's.
+        """
+        return None
+
+    def modules(self, nets: Nets, frame: Frame) -> nn.ModuleDict | None:
+        """Return what is trained together with the net and thrown away afterwards: regressors, adapters, projectors.
+
+        ``step`` finds it in ``nets.modules``. The recipe's optimizer takes its parameters as it takes the net's, after
+        them; it is saved and restored with the run. Torch's generators are seeded. What trains itself, by an optimizer
+        of its own, is a ``companion``.
+
+        Args:
+            nets: The nets at hand, on the device; to be left as they are.
+            frame: Of the images, to try the nets with.
+
+        Returns:
+            Modules by name, on any device; None for none.
         """
         return None
 
