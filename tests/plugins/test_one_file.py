@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import signal
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -162,14 +163,15 @@ def test_what_a_thief_learns_from_is_what_the_policy_lets_out(drop_in: DropIn, t
             "(1 - self.share) * probs + self.share / probs.shape[1]", "probs.roll(1, dims=1)"
         ),
     )
-    longer = {"epochs": 30, "access": "labels", "method": "hard_label", "schedule": "one_cycle"}
+    net = {"model": "mlp(hidden=(32,), relu_logits=False)", "epochs": 30, "batch_size": 15, "schedule": "one_cycle"}
+    fields = {**net, "method": "hard_label", "access": "labels", "selection": "last", "victim": {**net, "lr": 0.05}}
     workspace = Workspace(tmp_path / "runs")
-    plain = workspace.run(thief(**longer, victim={**VICTIM, "epochs": 10}))
-    moved = workspace.run(thief(**longer, victim={**VICTIM, "epochs": 10}, policy="next_class"))
-    assert plain.result["selected"]["accuracy"] > 60
+    plain, moved = workspace.run(thief(**fields)), workspace.run(thief(**fields, policy="next_class"))
+    assert plain.result["selected"]["accuracy"] > 80
+    assert plain.result["heldout"] > 60  # of ten images
     assert moved.result["selected"]["accuracy"] < 20
-    assert moved.result["agreement"] > 0.6  # with what the victim says
     assert moved.result["heldout"] < 30
+    assert min(run.result["agreement"] for run in (plain, moved)) > 0.6  # with what the victim lets out
 
 
 # --- an attack on features with a trained adapter ---------------------------------------------------------------------
@@ -182,16 +184,10 @@ class InterruptAt:
     def step(self, epoch: int, step: int, steps: int) -> None:
         self.left -= 1
         if self.left == 0:
-            raise_interrupt()
+            signal.raise_signal(signal.SIGINT)
 
     def epoch(self, record: dict[str, Any]) -> None:
         pass
-
-
-def raise_interrupt() -> None:
-    import signal
-
-    signal.raise_signal(signal.SIGINT)
 
 
 @pytest.mark.parametrize("optimizer", [{"optimizer": "sgd"}, {"optimizer": "adam", "lr": 0.001}])

@@ -182,6 +182,7 @@ class Trainer:
         if self._state.best and position.best_epoch != position.epoch:
             self.job.nets.model.load_state_dict(self._state.best)
             selected = self._measure(self._test)
+        heldout, agreement = self._choice()
         self.outcome = TrainResult(
             last=last,
             selected=selected,
@@ -189,8 +190,8 @@ class Trainer:
             images_per_s=position.images / max(position.seconds, 1e-9),
             seconds=position.seconds,
             tuning=None if self.stepper.tuning is None else self.stepper.tuning.model_dump(),
-            heldout=self._measure(self._held_out).accuracy if len(self._held_out) else None,
-            agreement=self._agreement(),
+            heldout=heldout,
+            agreement=agreement,
         )
 
     def save(self, *, only_if_due: bool = False) -> None:
@@ -238,14 +239,18 @@ class Trainer:
         for name, value in found.items():
             sums[name] = sums[name] + value if name in sums else value
 
-    def _agreement(self) -> float | None:
-        """Return the share of the held-out images of which the net and the victim say the same, unmetered."""
+    def _choice(self) -> tuple[float | None, float | None]:
+        """Return accuracy and agreement with the victim on the held-out images, which a thief can choose by."""
         images, victim = self._held_out, self.job.nets.victim
-        if victim is None or not len(images):
-            return None
-        pixels = {"mean": self._data.mean, "std": self._data.std}
-        theirs = ask_all(victim.another().labels, images, **pixels, device=self._device)
-        return F.agreement(self._predict(images), theirs)
+        if not len(images):
+            return None, None
+        logits = self._predict(images)
+        accuracy = evaluate(logits, images.y).accuracy
+        if victim is None:
+            return accuracy, None
+        data, ask = self._data, victim.another().labels  # a meter of its own: measuring is no attack
+        answers = ask_all(ask, images, mean=data.mean, std=data.std, device=self._device)
+        return accuracy, F.agreement(logits, answers)
 
     def _predict(self, images: Images) -> Tensor:
         data = self._data

@@ -236,13 +236,15 @@ def _parts(recipe: Recipe, shape: Shape) -> dict[_Net, float]:
     held_out = round(recipe.holdout * shape.train)
     monitored = shape.test if recipe.selection == "paper" or not held_out else held_out
     trained = recipe.epochs * (shape.train - held_out)
-    # The test set comes once more after the last epoch, and again for the weights of another one.
-    evaluated = recipe.epochs * monitored + shape.test * (1 if recipe.selection == "last" else 2)
+    # The test set comes once more after the last epoch, and again for the weights of another one, which are measured on
+    # the held-out images too.
+    evaluated = recipe.epochs * monitored + shape.test * (1 if recipe.selection == "last" else 2) + held_out
 
     parts = {_net(recipe, recipe.model, look): trained * (step - sum(frozen.values())) + evaluated * forward}
     for model, flops in frozen.items():
         net = _net(recipe, model, look)
-        parts[net] = parts.get(net, 0.0) + trained * flops
+        asked = trained + (held_out if model == victim else 0)
+        parts[net] = parts.get(net, 0.0) + asked * flops
     return parts
 
 
