@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from undistill.attacks import list_attacks
     from undistill.data import list_datasets, load_dataset
     from undistill.data.dataset import Dataset
-    from undistill.defenses import list_defenses
+    from undistill.defenses import list_defenses, list_output_defenses
     from undistill.methods import list_references
     from undistill.models import build_model, list_models
     from undistill.recipe import list_recipes
@@ -37,6 +37,7 @@ _HOMES = {
     "list_datasets": "undistill.data",
     "list_defenses": "undistill.defenses",
     "list_models": "undistill.models",
+    "list_output_defenses": "undistill.defenses",
     "list_recipes": "undistill.recipe",
     "list_references": "undistill.methods",
     "list_studies": "undistill.studies.study",
@@ -59,6 +60,7 @@ __all__ = [
     "list_datasets",
     "list_defenses",
     "list_models",
+    "list_output_defenses",
     "list_recipes",
     "list_references",
     "list_studies",

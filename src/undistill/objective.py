@@ -5,19 +5,22 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, Literal, TypeVar
+from typing import Any, ClassVar, Literal, Self, TypeVar
 
 import torch
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, ValidationError
 from torch import Tensor, nn, no_grad
 
 from undistill.data.dataset import Frame, Images
 from undistill.data.loader import Batch
-from undistill.registry import Registry
+from undistill.errors import RecipeError
+from undistill.problems import describe
+from undistill.registry import Registry, Spec
 from undistill.victim import Access, Victim
 
 __all__ = [
     "Companion",
+    "Configured",
     "Frozen",
     "Nets",
     "Objective",
@@ -111,15 +114,50 @@ class Nets:
         adversary: The frozen, normally trained twin of a defense.
         victim: What an attack steals from.
         companion: What ``Objective.companion`` returned.
+        modules: What ``Objective.modules`` returned, by name; trained together with ``model``.
     """
 
     model: nn.Module
     adversary: Frozen | None = None
     victim: Victim | None = None
     companion: Companion | None = None
+    modules: nn.ModuleDict = field(default_factory=nn.ModuleDict, compare=False)
 
 
-class Objective(BaseModel):
+class Configured(BaseModel):
+    """What a recipe chooses by a spec: a name and frozen hyperparameters, each a field with a range and a description.
+
+    Attributes:
+        paper: Where it comes from.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+    name: ClassVar[str]  # its registered name
+    paper: ClassVar[Paper | None] = None
+    smoke: ClassVar[dict[str, Any]]  # arguments of a quick test run; {} if the defaults do
+
+    @classmethod
+    def of(cls, spec: Spec) -> Self:
+        """Return the member of this class that a spec describes.
+
+        Raises:
+            RecipeError: Unknown hyperparameters or values out of range; every problem at once.
+        """
+        try:
+            return cls(**spec.kwargs)
+        except ValidationError as error:
+            raise RecipeError([f"{spec.name}: {problem}" for _, problem in describe(error, cls)]) from error
+
+    @property
+    def spec(self) -> str:
+        """The member as a spec string with every hyperparameter, e.g. ``kd(alpha=0.9, temperature=4.0)``."""
+        fields = self.model_dump()
+        args = ", ".join(f"{key}={fields[key]!r}" for key in sorted(fields))
+        return f"{self.name}({args})" if args else self.name
+
+
+class Objective(Configured):
     """A training method: frozen hyperparameters and one step.
 
     Subclasses declare their hyperparameters as fields with ranges, what they are and need as class variables, and
@@ -137,11 +175,6 @@ class Objective(BaseModel):
             ``train`` does a method get to see the training set.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
-
-    name: ClassVar[str]  # its registered name
-    paper: ClassVar[Paper | None] = None
-    smoke: ClassVar[dict[str, Any]]  # arguments of a quick test run; {} if the defaults do
     kind: ClassVar[Literal["reference", "defense", "attack"]]
     access: ClassVar[Access] = Access.LABELS
     uses_labels: ClassVar[bool] = True
@@ -172,6 +205,22 @@ class Objective(BaseModel):
         """
         return None
 
+    def modules(self, nets: Nets, frame: Frame) -> nn.ModuleDict | None:
+        """Return what is trained together with the net and thrown away afterwards: regressors, adapters, projectors.
+
+        ``step`` finds it in ``nets.modules``. The recipe's optimizer takes its parameters as it takes the net's, after
+        them; it is saved and restored with the run. Torch's generators are seeded. What trains itself, by an optimizer
+        of its own, is a ``companion``.
+
+        Args:
+            nets: The nets at hand, on the device; to be left as they are.
+            frame: Of the images, to try the nets with.
+
+        Returns:
+            Modules by name, on any device; None for none.
+        """
+        return None
+
     def steps_per_epoch(self) -> int:
         """Return the number of batches that make an epoch where ``images`` is ``none``."""
         raise NotImplementedError(f"{self.name} sees no images and does not say how many steps make an epoch")
@@ -188,24 +237,17 @@ class Objective(BaseModel):
         """
         raise NotImplementedError(f"{self.name} declares a synthetic set and does not draw it")
 
-    @property
-    def spec(self) -> str:
-        """The method as a spec string with every hyperparameter, e.g. ``kd(alpha=0.9, temperature=4.0)``."""
-        fields = self.model_dump()
-        args = ", ".join(f"{key}={fields[key]!r}" for key in sorted(fields))
-        return f"{self.name}({args})" if args else self.name
 
-
-M = TypeVar("M", bound=type[Objective])
+M = TypeVar("M", bound=type[Configured])
 
 
 def register_in(registry: Registry[M]) -> Callable[[str], Callable[[M], M]]:
-    """Return the class decorator that registers methods in ``registry`` and tells each its name."""
+    """Return the class decorator that registers classes in ``registry`` and tells each its name."""
 
     def register(name: str) -> Callable[[M], M]:
-        def decorate(method: M) -> M:
-            method.name = name
-            return registry.register(name)(method)
+        def decorate(member: M) -> M:
+            member.name = name
+            return registry.register(name)(member)
 
         return decorate
 

@@ -12,6 +12,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from undistill.data import check_dataset_spec, parse_dataset_spec
+from undistill.defenses import OutputDefense, build_output_defense
 from undistill.engine.config import Training
 from undistill.errors import RecipeError, UnknownNameError, did_you_mean
 from undistill.methods import build_method
@@ -29,7 +30,7 @@ _Loader: type[yaml.SafeLoader] = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 _PACKAGED = Path(__file__).parent / "recipes"
 _INSTANCE = "instance("  # the spec of an object that Python code handed over
 # Fields that came later, with their defaults, which are no part of the hash: older runs keep their names.
-_LATER: dict[str, Any] = {"targets": []}
+_LATER: dict[str, Any] = {"targets": [], "policy": None}
 _WORLD = ("data", "seed", "profile", "holdout", "selection", "device")
 
 
@@ -92,6 +93,9 @@ class Recipe(Training):
     access: Literal["labels", "probs", "logits", "features", "gradients"] = Field(
         "logits", description="the most that the victim gives away"
     )
+    policy: str | None = Field(
+        None, description="output defense on the victim's answers: rounding(digits=2), top_k(k=3); none by default"
+    )
     folder: str | None = Field(
         None, description="of the run, instead of one named after it in the folder of runs; not part of the hash"
     )
@@ -148,6 +152,16 @@ class Recipe(Training):
         except RecipeError as error:
             raise several(error) from error
 
+    @field_validator("policy", mode="before")
+    @classmethod
+    def _policy(cls, value: Any) -> str | None:
+        if value is None or isinstance(value, OutputDefense):
+            return None if value is None else value.spec
+        try:
+            return build_output_defense(value).spec
+        except RecipeError as error:
+            raise several(error) from error
+
     @model_validator(mode="after")
     def _fits_method(self) -> Self:
         method = self.objective
@@ -157,6 +171,16 @@ class Recipe(Training):
             )
         if method.kind != "attack" and self.victim is not None:
             raise ValueError(f"{method.name!r} is not an attack and takes no victim; remove it, or set method=kd")
+        if method.kind != "attack" and self.policy is not None:
+            raise ValueError(
+                f"{method.name!r} is not an attack: it has no victim whose answers a policy could defend; remove "
+                "policy, and set it in the recipes of the attacks"
+            )
+        if self.policy is not None and self.access == "gradients":
+            raise ValueError(
+                "policy changes answers, and with access=gradients the thief has the weights and answers himself; "
+                "remove policy, or declare access=features or less"
+            )
         if method.images == "none" and (self.holdout or self.selection == "heldout"):
             raise ValueError(
                 f"{method.name!r} sees no image of the training set, so none can be held out; leave out holdout and "
@@ -172,6 +196,11 @@ class Recipe(Training):
     def objective(self) -> Objective:
         """The configured method."""
         return build_method(self.method)
+
+    @cached_property
+    def output_defense(self) -> OutputDefense | None:
+        """The configured policy; None for none."""
+        return None if self.policy is None else build_output_defense(self.policy)
 
     @property
     def kind(self) -> Literal["reference", "defense", "attack"]:
@@ -321,9 +350,9 @@ def _changed(base: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
     _move_milestones(base, merged, {(key,) for key in changes})
     if changes:
         merged.pop("folder", None)  # another recipe is another run
-    for key in ("data", "model", "method"):
+    for key in ("data", "model", "method", "policy"):
         change = changes.get(key)
-        if isinstance(change, Mapping) and "name" not in change and key in base:
+        if isinstance(change, Mapping) and "name" not in change and base.get(key) is not None:
             merged[key] = {**_mapping(key, base[key]), **change}
     return merged
 
@@ -369,7 +398,7 @@ def _assign(fields: dict[str, Any], path: tuple[str, ...], value: Any) -> None:
 
 
 def _mapping(key: str, spec: str | Mapping[str, Any]) -> dict[str, Any]:
-    """Return the spec under ``data``, ``model`` or ``method`` as a mapping, to change single arguments of it."""
+    """Return the spec under one of a recipe's fields as a mapping, to change single arguments of it."""
     parsed = parse_dataset_spec(spec) if key == "data" else Spec.parse(spec)
     return {"name": parsed.name, **parsed.kwargs}
 

@@ -113,6 +113,7 @@ class Workspace:
         data = load(recipe.data)
         targets = tuple(load(target) for target in recipe.targets)
         check_domains(data, targets)
+        _check_policy(recipe, data)
         if run.finished:
             _check_unchanged(run, data, targets)
             return run
@@ -178,7 +179,7 @@ class Workspace:
             net, sources["adversary"] = nets.adversary(prepared.adversary)
             frozen = Frozen(net)
         if prepared.victim is not None:
-            stolen, sources["victim"] = nets.victim(prepared.victim, recipe.victim_access)
+            stolen, sources["victim"] = nets.victim(prepared.victim, recipe)
         callbacks = Callbacks(
             MetricsLog(run.folder / METRICS),
             TensorBoard(run.folder) if recipe.tensorboard else None,
@@ -219,30 +220,35 @@ class _Started:
 
 @dataclass
 class _Nets:
-    """The frozen nets of runs that train together; thieves of one victim share it, so that it answers them at once."""
+    """The frozen nets of runs that train together; thieves of one victim share it, so that it answers them at once.
+
+    Thieves whom it answers in another way, by its access or its policy, meet another victim.
+    """
 
     data: Dataset
     device: torch.device
     instances: Mapping[str, Any]
-    victims: dict[tuple[Run | Weights, Access], tuple[Victim, str]] = field(default_factory=dict)
+    victims: dict[tuple[Run | Weights, Access, str | None], tuple[Victim, str]] = field(default_factory=dict)
 
     def adversary(self, source: Run | Weights) -> tuple[nn.Module, str]:
         net, _, checksum = _net(source, self.data, self.instances)
         _check_fit(net, self.data, "adversary")
         return net.to(self.device), checksum
 
-    def victim(self, source: Run | Weights, access: Access) -> tuple[Victim, str]:
-        if (source, access) not in self.victims:
+    def victim(self, source: Run | Weights, recipe: Recipe) -> tuple[Victim, str]:
+        key = source, recipe.victim_access, recipe.policy
+        if key not in self.victims:
             net, known, checksum = _net(source, self.data, self.instances)
             _check_fit(net, self.data, "victim")
             victim = Victim(
                 net.to(self.device),
-                access=access,
+                access=recipe.victim_access,
                 trained_on=(known.mean, known.std),
                 queried_with=(self.data.mean, self.data.std),
+                policy=recipe.output_defense,
             )
-            self.victims[source, access] = victim, checksum
-        victim, checksum = self.victims[source, access]
+            self.victims[key] = victim, checksum
+        victim, checksum = self.victims[key]
         return victim.another(), checksum
 
 
@@ -355,6 +361,13 @@ def _net(source: Run | Weights | None, data: Dataset, instances: Mapping[str, An
             )
         load_weights(net, state, source=str(path))
     return net.eval(), data, source.sha256
+
+
+def _check_policy(recipe: Recipe, data: Dataset) -> None:
+    """Let an output defense answer once, so that one that does not suit the classes is refused before any training."""
+    if recipe.output_defense is not None:
+        blank = torch.zeros(1, data.in_channels, data.image_size, data.image_size)
+        recipe.output_defense(torch.full((1, data.num_classes), 1 / data.num_classes), blank)
 
 
 def _check_alike(known: Dataset, data: Dataset, what: str) -> None:

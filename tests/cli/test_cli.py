@@ -341,7 +341,9 @@ def test_unexpected_error_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_list_has_a_line_for_every_member() -> None:
     found = undistill("list", "--json").json
-    assert list(found) == ["models", "datasets", "defenses", "attacks", "references", "recipes"]
+    kinds = ["models", "datasets", "defenses", "output_defenses", "attacks", "references", "recipes"]
+    assert list(found) == kinds
+    assert {"rounding", "top_k"} <= set(found["output_defenses"])
     assert {"resnet18", "cnn", "mlp"} <= set(found["models"])
     assert list(found["references"]) == ["ce", "label_smoothing"]
     for kind in found:
@@ -355,6 +357,9 @@ def test_show_method_card() -> None:
     assert "self-undermining" not in shown.splitlines()[0]
     assert re.search(r"^weight +0\.04 +≥ 0 +ω: 0\.04 for CIFAR-10", shown, re.MULTILINE)
     assert "(ICLR 2021), https://openreview.net/forum?id=0zvfm-nZqQs" in shown
+    shown = undistill("show", "top_k").out
+    assert shown.startswith("top_k (output defense)")
+    assert re.search(r"^k +5 +≥ 1 +classes that are kept", shown, re.MULTILINE)
     card = undistill("show", "kd", "--json").json
     assert (card["kind"], card["access"], card["uses_labels"]) == ("attack", "logits", True)
     assert card["parameters"][1] == {

@@ -38,7 +38,7 @@ def test_readme_yaml_is_a_recipe():
 
 
 def test_contributing_defense_and_model_work(tmp_path: Path):
-    defense, model = blocks("CONTRIBUTING.md", "python")
+    defense, _, _, model = blocks("CONTRIBUTING.md", "python")
     try:
         exec(compile(defense, "CONTRIBUTING.md", "exec"), {"__name__": "quiet"})
         exec(compile(model, "CONTRIBUTING.md", "exec"), {"__name__": "linear"})
@@ -46,6 +46,25 @@ def test_contributing_defense_and_model_work(tmp_path: Path):
         assert "train_penalty" in run.metrics[0]
     finally:
         for registry, name in ((_registry("defenses", "DEFENSES"), "quiet"), (_registry("models", "MODELS"), "linear")):
+            registry._members.pop(name, None)
+
+
+def test_contributing_output_defense_and_feature_attack_work(tmp_path: Path):
+    _, policy, attack, _ = blocks("CONTRIBUTING.md", "python")
+    try:
+        exec(compile(policy, "CONTRIBUTING.md", "exec"), {"__name__": "hedging"})
+        exec(compile(attack, "CONTRIBUTING.md", "exec"), {"__name__": "follow"})
+        tiny = {"data": "digits(subset=100, test_subset=50)", "model": "mlp(hidden=(8,))", "epochs": 1}
+        victim = undistill.train(**tiny, runs=tmp_path)
+        run = undistill.attack(
+            victim=victim, method="follow", access="features", policy="hedging(share=0.2)", **tiny, runs=tmp_path
+        )
+        assert "train_distance" in run.metrics[0]
+    finally:
+        for registry, name in (
+            (_registry("defenses", "OUTPUT_DEFENSES"), "hedging"),
+            (_registry("attacks", "ATTACKS"), "follow"),
+        ):
             registry._members.pop(name, None)
 
 
@@ -57,7 +76,8 @@ def _registry(package: str, name: str) -> Registry[object]:
 
 def test_readme_names_everything_that_is_there():
     text = (ROOT / "README.md").read_text(encoding="utf-8")
-    for names in (undistill.list_defenses(), undistill.list_attacks(), undistill.list_datasets()):
+    defenses = undistill.list_defenses() + undistill.list_output_defenses()
+    for names in (defenses, undistill.list_attacks(), undistill.list_datasets()):
         for name in set(names) - {"npz", "image_folder"}:
             assert f"`{name}`" in text
 

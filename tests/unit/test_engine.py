@@ -249,7 +249,8 @@ def test_selection(monkeypatch: pytest.MonkeyPatch, selection: str, expected: in
     assert fitted.selected_epoch == expected
     assert all(torch.equal(value, weights[expected - 1][key]) for key, value in model.state_dict().items())
     assert sizes[:4] == [monitored] * 4
-    assert sizes[4:] == ([50] if expected == 4 else [50, 50])  # the test set at the end: the last, the selected
+    # At the end the test set, with the last and the selected weights, and the held-out images with the selected ones.
+    assert sizes[4:] == ([50] if expected == 4 else [50, 50]) + [20]
     assert (fitted.last == fitted.selected) == (expected == 4)
 
 

@@ -72,7 +72,7 @@ def write(folder: Path, text: str, name: str = "mine.yaml") -> Path:
 
 
 def test_every_field_is_looked_at():
-    nets = {"adversary", "victim", "targets"}  # tested below
+    nets = {"adversary", "victim", "targets", "policy"}  # tested below; policy with the output defenses
     assert set(Recipe.model_fields) == {*OTHER, *LABELS, *nets}
     assert set(Training.model_fields) <= {*OTHER, *LABELS, *nets}
 

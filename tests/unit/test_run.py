@@ -255,6 +255,32 @@ def test_selection_on_held_out_images(tmp_path: Path):
     assert run.result["selected_epoch"] == best + 1
     assert [record["heldout_accuracy"] for record in run.metrics] == [100 * score / 20 for score in scores]
     assert not any(key.startswith("test_") for record in run.metrics for key in record)  # the test set is not looked at
+    assert run.result["heldout"] == 100 * scores[best] / 20
+    assert run.result["agreement"] is None  # there is no victim
+
+
+def test_agreement_with_the_victim_on_held_out_images(tmp_path: Path):
+    teacher = train(**{**BASE, "model": CNN, "epochs": 5}, runs=tmp_path)
+    fields = {"victim": teacher, "model": MLP, "epochs": 2, "lr": 0.05, "runs": tmp_path}
+    thief = attack(method="kd(temperature=1)", **fields)
+    data = teacher.dataset()
+    _, held_out = data.holdout(0.1, 0)
+    seen = Dataset("x", data.train, held_out, data.classes, data.mean, data.std)
+    mine, theirs = (logits_of(run.load_model(), seen).argmax(1) for run in (thief, teacher))
+    assert thief.result["agreement"] == pytest.approx(float((mine == theirs).double().mean()))
+    assert thief.result["heldout"] == pytest.approx(100 * float((mine == held_out.y).double().mean()))
+    assert thief.result["queries"] == 2 * 180  # of training alone: measuring is not stealing
+    none = attack(method="kd(temperature=1)", holdout=0, selection="last", **fields)
+    assert (none.result["heldout"], none.result["agreement"]) == (None, None)
+
+
+def test_top_k_leaves_labels_alone(tmp_path: Path):
+    teacher = train(**{**BASE, "model": CNN, "epochs": 5}, runs=tmp_path)
+    fields = {"victim": teacher, "model": MLP, "epochs": 1, "lr": 0.05, "runs": tmp_path, "method": "hard_label"}
+    plain, top = attack(**fields), attack(**fields, policy="top_k(k=1)")
+    assert top.recipe.hash != plain.recipe.hash
+    assert weights(top) == weights(plain)  # the label is as it was
+    assert top.result["agreement"] == plain.result["agreement"]
 
 
 # --- objects in place of names

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from undistill.data.loader import normalize
-from undistill.errors import AccessError, UndistillError
+from undistill.errors import AccessError, ShapeError, UndistillError, UnknownNameError
 from undistill.models import build_model
 from undistill.victim import Access, Victim
 
@@ -56,10 +56,11 @@ def test_half_precision_answers_are_float32(net: nn.Module):
 @pytest.mark.parametrize("access", Access)
 def test_only_what_is_given_away(net: nn.Module, access: Access):
     victim = Victim(net, access=access)
-    for needed, ask in ((Access.LABELS, victim.labels), (Access.PROBS, victim.probs), (Access.LOGITS, victim.logits)):
+    questions = victim.labels, victim.probs, victim.logits, victim.features, victim.white_box
+    for needed, ask in zip(Access, questions, strict=True):
         before = victim.queries
         if needed <= access:
-            assert len(ask(images())) == 7
+            ask(images())
             assert victim.queries == before + 7
         else:
             with pytest.raises(AccessError, match=f"the victim gives {access}, not {needed}"):
@@ -139,16 +140,68 @@ def test_normalization_keeps_half_precision(net: nn.Module):
 
 
 def test_policy_is_applied_to_every_answer(net: nn.Module):
-    def reversed_classes(logits: Tensor) -> Tensor:
-        assert logits.dtype == torch.float32
-        return -logits
+    asked: list[Tensor] = []
+
+    def reversed_classes(probs: Tensor, x: Tensor) -> Tensor:
+        assert probs.dtype == torch.float32
+        asked.append(x)
+        return probs.flip(1)
 
     x = images()
-    expected = -net.eval()(x).detach()
+    expected = torch.softmax(net.eval()(x).detach(), 1).flip(1)
     victim = Victim(net, policy=reversed_classes)
-    torch.testing.assert_close(victim.logits(x), expected)
-    torch.testing.assert_close(victim.probs(x), torch.softmax(expected, 1))
+    torch.testing.assert_close(victim.logits(x), expected.log())
+    torch.testing.assert_close(victim.probs(x), expected)
     assert victim.labels(x).tolist() == expected.argmax(1).tolist()
+    assert all(torch.equal(seen, x) for seen in asked)
+    assert victim.queries == 3 * len(x)
+
+
+def test_policy_that_lets_zeros_out_has_finite_logits():
+    victim = Victim(nn.Flatten(), policy=lambda probs, x: (probs == probs.amax(dim=1, keepdim=True)).float())
+    x = torch.tensor([[1.0, 3.0, 2.0]])[:, None, None]
+    torch.testing.assert_close(victim.logits(x), torch.tensor([[1e-7, 1.0, 1e-7]]).log())
+    torch.testing.assert_close(victim.logits(x).softmax(dim=1), victim.probs(x), rtol=0, atol=1e-6)
+
+
+def test_policy_of_another_shape_is_refused(net: nn.Module):
+    victim = Victim(net, policy=lambda probs, x: probs[:, :3])
+    with pytest.raises(ShapeError, match=r"the policy answers \(7, 3\) to probabilities \(7, 10\)"):
+        victim.probs(images())
+
+
+def test_policy_does_not_reach_whoever_has_the_weights(net: nn.Module):
+    x = images()
+    expected = net.eval()(x).detach()
+    victim = Victim(net, access=Access.GRADIENTS, policy=lambda probs, x: probs.flip(1))
+    torch.testing.assert_close(victim.white_box(x).logits, expected)
+
+
+# --- features ---------------------------------------------------------------------------------------------------------
+
+
+def test_features_are_what_the_classifier_computes_on_the_way(net: nn.Module):
+    x = images().requires_grad_(True)
+    victim = Victim(net, access=Access.FEATURES, policy=lambda probs, x: probs.flip(1))
+    linear = [module for module in net.modules() if isinstance(module, nn.Linear)][-1]
+    features = victim.features(x)
+    assert features.dtype == torch.float32
+    assert not features.requires_grad
+    torch.testing.assert_close(linear(features), net(x).detach())  # no policy either
+    assert victim.queries == 7
+    name = next(name for name, module in net.named_modules() if isinstance(module, nn.Conv2d))
+    torch.testing.assert_close(victim.features(x, name), net.get_submodule(name)(x).detach().flatten(1))
+    assert victim.queries == 14
+    with pytest.raises(UnknownNameError, match="unknown module 'nowhere'"):
+        victim.features(x, "nowhere")
+
+
+def test_features_of_images_that_are_normalized_otherwise(net: nn.Module):
+    own, thief = ((0.5,) * 3, (0.25,) * 3), ((0.0,) * 3, (1.0,) * 3)
+    pixels = torch.rand(4, 3, 8, 8)
+    victim = Victim(net, access=Access.FEATURES, trained_on=own, queried_with=thief)
+    expected = Victim(net, access=Access.FEATURES).features((pixels - 0.5) / 0.25)
+    torch.testing.assert_close(victim.features(pixels), expected, rtol=1e-4, atol=1e-5)
 
 
 def test_frozen(net: nn.Module):
@@ -179,16 +232,17 @@ def test_a_prepared_victim_answers_what_was_asked_for_it():
     passes = []
     net = nn.Flatten()
     net.register_forward_hook(lambda *_: passes.append(1))
-    victim = Victim(net, access=Access.PROBS, policy=lambda logits: 2 * logits)
+    victim = Victim(net, access=Access.PROBS, policy=lambda probs, x: probs.flip(1))
     x = torch.rand(4, 1, 1, 3)
     prepared, ask = victim.prepared(x)
     for _ in range(2):
         x.copy_(torch.rand_like(x))
         same = x.clone()
         ask(same)
-        assert victim.labels(same).tolist() == x.flatten(1).argmax(dim=1).tolist()  # another thief, the same pass
+        expected = x.flatten(1).softmax(dim=1).flip(1)
+        assert victim.labels(same).tolist() == expected.argmax(dim=1).tolist()  # another thief, the same pass
         for _ in range(3):
-            torch.testing.assert_close(prepared.probs(x), (2 * x.flatten(1)).softmax(dim=1))
+            torch.testing.assert_close(prepared.probs(x), expected)
     assert len(passes) == 2
     assert (prepared.queries, victim.queries) == (2 * 3 * 4, 2 * 4)
     with pytest.raises(AccessError):

@@ -9,14 +9,14 @@ from typing import Any
 
 __all__ = ["KINDS", "describe", "members", "plain_doc"]
 
-KINDS = ("models", "datasets", "defenses", "attacks", "references", "recipes")
+KINDS = ("models", "datasets", "defenses", "output_defenses", "attacks", "references", "recipes")
 
 
 def members(kind: str) -> Mapping[str, Any]:
     """Return the classes and functions of one of ``KINDS`` by name; of a recipe, its name again."""
     from undistill.attacks import ATTACKS
     from undistill.data import DATASETS
-    from undistill.defenses import DEFENSES
+    from undistill.defenses import DEFENSES, OUTPUT_DEFENSES
     from undistill.methods import REFERENCES
     from undistill.models import MODELS
     from undistill.recipe import list_recipes
@@ -27,6 +27,7 @@ def members(kind: str) -> Mapping[str, Any]:
         "models": MODELS,
         "datasets": DATASETS,
         "defenses": DEFENSES,
+        "output_defenses": OUTPUT_DEFENSES,
         "attacks": ATTACKS,
         "references": REFERENCES,
     }

@@ -48,7 +48,7 @@ def show(
     if kind == "recipes":
         print_recipe(load_recipe(target), root, as_json=as_json)
     elif kind:
-        _show_card(target, kind.removesuffix("s"), member, as_json)
+        _show_card(target, kind.removesuffix("s").replace("_", " "), member, as_json)
     else:
         folders = [path.parent.name for path in root.glob("*/recipe.yaml")]
         raise UnknownNameError("target", target, [*known, *folders])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -11,7 +12,7 @@ from undistill import functional as F
 from undistill.data.dataset import Images
 from undistill.data.loader import batches
 
-__all__ = ["PAPER_BATCH", "Evaluation", "evaluate", "predict"]
+__all__ = ["PAPER_BATCH", "Evaluation", "ask_all", "evaluate", "predict"]
 
 PAPER_BATCH = 128  # the batch size whose unweighted mean of accuracies the paper's code reports
 _BATCH = 1000
@@ -48,10 +49,21 @@ def predict(
     training = model.training
     model.eval()
     try:
-        stream = batches(images, batch_size=_BATCH, mean=mean, std=std, device=device)
-        return torch.cat([model(batch.x).float() for batch in stream])
+        return ask_all(lambda x: model(x).float(), images, mean=mean, std=std, device=device)
     finally:
         model.train(training)
+
+
+def ask_all(
+    ask: Callable[[Tensor], Tensor],
+    images: Images,
+    *,
+    mean: tuple[float, ...],
+    std: tuple[float, ...],
+    device: torch.device,
+) -> Tensor:
+    """Return what ``ask`` says of normalized images (B, C, H, W), joined over all images in order, (N, …)."""
+    return torch.cat([ask(batch.x) for batch in batches(images, batch_size=_BATCH, mean=mean, std=std, device=device)])
 
 
 def evaluate(logits: Tensor, labels: Tensor) -> Evaluation:

@@ -55,6 +55,11 @@ class TrainResult:
         images_per_s: Training images a second, evaluation included.
         seconds: Time spent, over all sessions of the run; of jobs that run together, each one's share.
         tuning: How the last session computed, where that was a choice.
+        heldout: Accuracy of the selected weights on the held-out images, in percent; None where none are held out.
+        agreement: Share of the held-out images, in 0..1, on which the selected weights name the class that the victim
+            names; None where none are held out, or there is no victim. A thief can choose by both without the test
+            set. The victim is asked as it would be, through its policy. Measuring is no attack, so the meter does not
+            count it; a thief who measures it spends one query an image.
     """
 
     last: Evaluation
@@ -63,3 +68,5 @@ class TrainResult:
     images_per_s: float
     seconds: float
     tuning: dict[str, Any] | None = None
+    heldout: float | None = None
+    agreement: float | None = None

@@ -16,15 +16,16 @@ __all__ = ["learning_rate", "make_optimizer"]
 _WARM_UP, _START, _END = 0.3, 1 / 25, 1 / 25e4
 
 
-def make_optimizer(config: Training, model: nn.Module) -> torch.optim.Optimizer:
-    """Return the optimizer of ``config`` over the parameters of ``model`` that are trained.
+def make_optimizer(config: Training, model: nn.Module, *others: nn.Module) -> torch.optim.Optimizer:
+    """Return the optimizer of ``config`` over the parameters of ``model`` and ``others`` that are trained, in order.
 
     Raises:
-        RecipeError: There are none.
+        RecipeError: The model has none.
     """
     parameters = [p for p in model.parameters() if p.requires_grad]
     if not parameters:
         raise RecipeError("model: it has no parameters that require gradients, so there is nothing to train")
+    parameters += [p for other in others for p in other.parameters() if p.requires_grad]
     # Fused: one pass over each tensor instead of four, rounded otherwise.
     fused = config.profile != "exact" and all(p.dtype == torch.float32 for p in parameters)
     if config.optimizer == "adam":

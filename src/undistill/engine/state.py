@@ -47,13 +47,14 @@ class Position:
 
 @dataclass
 class TrainState:
-    """Net, optimizer, companion, kept weights, sums of the epoch under way, and position of one run."""
+    """Net and modules beside it, optimizer, companion, kept weights, sums of the epoch, and position of one run."""
 
     model: nn.Module
     optimizer: torch.optim.Optimizer
     device: torch.device
     inputs_digest: str = ""
     companion: Companion | None = None
+    modules: nn.Module = field(default_factory=nn.ModuleDict)
     position: Position = field(default_factory=Position)
     best: dict[str, Tensor] = field(default_factory=dict)
     sums: dict[str, Tensor] = field(default_factory=dict)
@@ -66,6 +67,7 @@ class TrainState:
             **{f"sums/{key}": value for key, value in self.sums.items()},
             **{f"optimizer/{key}": value for key, value in optimizer_tensors(self.optimizer).items()},
             **{f"companion/{key}": value for key, value in self._companion_tensors().items()},
+            **{f"modules/{key}": value for key, value in self.modules.state_dict().items()},
             "random/cpu": torch.get_rng_state(),
         }
         if self.device.type == "cuda":
@@ -95,6 +97,7 @@ class TrainState:
             restore_optimizer(self.optimizer, under("optimizer/", tensors))
             if self.companion is not None:
                 self.companion.load_state_dict(under("companion/", tensors))
+            self.modules.load_state_dict(under("modules/", tensors))
             self.best = {key: value.to(self.device) for key, value in under("best/", tensors).items()}
             self.sums = {key: value.to(self.device) for key, value in under("sums/", tensors).items()}
             torch.set_rng_state(tensors["random/cpu"])
@@ -110,7 +113,7 @@ class TrainState:
     @property
     def finite(self) -> bool:
         """Whether no weight is infinite or NaN."""
-        return all(bool(p.isfinite().all()) for p in self.model.parameters())
+        return all(bool(p.isfinite().all()) for net in (self.model, self.modules) for p in net.parameters())
 
     def keep_best(self, score: float) -> None:
         """Keep the present weights as those chosen; the caller has compared the scores."""

@@ -9,12 +9,13 @@ from contextlib import contextmanager
 from dataclasses import replace
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
+from undistill import functional as F
 from undistill.data.dataset import Dataset, Frame, Images
 from undistill.data.loader import Batch, Stream
 from undistill.engine.config import Training
-from undistill.engine.evaluate import Evaluation, evaluate, predict
+from undistill.engine.evaluate import Evaluation, ask_all, evaluate, predict
 from undistill.engine.guard import DivergenceGuard
 from undistill.engine.job import Job, TrainResult
 from undistill.engine.optim import learning_rate, make_optimizer
@@ -63,6 +64,7 @@ class Trainer:
         self._data, self._loader, self._test, self._device, self._alone = data, loader, test, device, alone
         on_test = job.config.selection == "paper" or not len(held_out)
         self._monitored, self._split = (test, "test") if on_test else (held_out, "heldout")
+        self._held_out = held_out
         self._random = self._random_state()
 
     @property
@@ -99,14 +101,15 @@ class Trainer:
         self.job.objective.start(self.job.nets, frame)
         companion = self.job.objective.companion(self.job.nets, frame, self._device)
         self._companion = companion
-        optimizer = make_optimizer(self.job.config, model)
-        self._state = TrainState(model, optimizer, self._device, self.job.inputs_digest, companion)
+        modules = (self.job.objective.modules(self.job.nets, frame) or nn.ModuleDict()).to(self._device)
+        optimizer = make_optimizer(self.job.config, model, modules)
+        self._state = TrainState(model, optimizer, self._device, self.job.inputs_digest, companion, modules)
         if path is not None and path.exists():
             self._state.load(path)
             if victim is not None:
                 victim.queries = self.position.queries
         self._guard = DivergenceGuard(self._device, self.position.last_finite_loss)
-        nets = replace(self.job.nets, companion=companion)
+        nets = replace(self.job.nets, companion=companion, modules=modules)
         self.stepper = _make_stepper(
             Learner(self.job.objective, nets, self._state.optimizer, self._watch),
             self.job.config,
@@ -180,6 +183,7 @@ class Trainer:
         if self._state.best and position.best_epoch != position.epoch:
             self.job.nets.model.load_state_dict(self._state.best)
             selected = self._measure(self._test)
+        heldout, agreement = self._choice()
         self.outcome = TrainResult(
             last=last,
             selected=selected,
@@ -187,6 +191,8 @@ class Trainer:
             images_per_s=position.images / max(position.seconds, 1e-9),
             seconds=position.seconds,
             tuning=None if self.stepper.tuning is None else self.stepper.tuning.model_dump(),
+            heldout=heldout,
+            agreement=agreement,
         )
 
     def save(self, *, only_if_due: bool = False) -> None:
@@ -234,10 +240,25 @@ class Trainer:
         for name, value in found.items():
             sums[name] = sums[name] + value if name in sums else value
 
-    def _measure(self, images: Images) -> Evaluation:
+    def _choice(self) -> tuple[float | None, float | None]:
+        """Return accuracy and agreement with the victim on the held-out images, which a thief can choose by."""
+        images, victim = self._held_out, self.job.nets.victim
+        if not len(images):
+            return None, None
+        logits = self._predict(images)
+        accuracy = evaluate(logits, images.y).accuracy
+        if victim is None:
+            return accuracy, None
+        data, ask = self._data, victim.another().labels  # a meter of its own: measuring is no attack
+        answers = ask_all(ask, images, mean=data.mean, std=data.std, device=self._device)
+        return accuracy, F.agreement(logits, answers)
+
+    def _predict(self, images: Images) -> Tensor:
         data = self._data
-        logits = predict(self.job.nets.model, images, mean=data.mean, std=data.std, device=self._device)
-        found = evaluate(logits, images.y)
+        return predict(self.job.nets.model, images, mean=data.mean, std=data.std, device=self._device)
+
+    def _measure(self, images: Images) -> Evaluation:
+        found = evaluate(self._predict(images), images.y)
         if not math.isfinite(found.nll):  # the last update broke the net, and no step came after it
             raise self._guard.error("loss on unseen images", self.position.epoch, len(self._loader))
         return found

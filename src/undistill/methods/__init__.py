@@ -7,14 +7,13 @@ from __future__ import annotations
 
 from typing import Any
 
-from pydantic import Field, ValidationError
+from pydantic import Field
 
 from undistill.attacks import ATTACKS
 from undistill.data.loader import Batch
 from undistill.defenses import DEFENSES
-from undistill.errors import RecipeError, UnknownNameError
+from undistill.errors import UnknownNameError
 from undistill.objective import Nets, Objective, Paper, StepOutput, register_in
-from undistill.problems import describe
 from undistill.registry import Registry, Spec
 
 __all__ = [
@@ -68,8 +67,4 @@ def build_method(spec: str | dict[str, Any] | Spec) -> Objective:
         RecipeError: Unknown method, unknown hyperparameters or values out of range; every problem at once.
     """
     parsed = Spec.parse(spec)
-    method = method_class(parsed.name)
-    try:
-        return method(**parsed.kwargs)
-    except ValidationError as error:
-        raise RecipeError([f"{parsed.name}: {problem}" for _, problem in describe(error, method)]) from error
+    return method_class(parsed.name).of(parsed)

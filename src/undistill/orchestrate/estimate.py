@@ -11,7 +11,7 @@ import math
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cache
 from statistics import median
 from typing import Any, Literal
@@ -20,6 +20,7 @@ import torch
 from torch import nn
 
 from undistill.data import Dataset, Images, Shape, dataset_shape
+from undistill.data.dataset import Frame
 from undistill.data.loader import Batch
 from undistill.engine.config import Training
 from undistill.engine.flops import clock, count_flops, forward_flops, matmul_rate, shapes_only
@@ -235,13 +236,15 @@ def _parts(recipe: Recipe, shape: Shape) -> dict[_Net, float]:
     held_out = round(recipe.holdout * shape.train)
     monitored = shape.test if recipe.selection == "paper" or not held_out else held_out
     trained = recipe.epochs * (shape.train - held_out)
-    # The test set comes once more after the last epoch, and again for the weights of another one.
-    evaluated = recipe.epochs * monitored + shape.test * (1 if recipe.selection == "last" else 2)
+    # The test set comes once more after the last epoch, and again for the weights of another one, which are measured on
+    # the held-out images too.
+    evaluated = recipe.epochs * monitored + shape.test * (1 if recipe.selection == "last" else 2) + held_out
 
     parts = {_net(recipe, recipe.model, look): trained * (step - sum(frozen.values())) + evaluated * forward}
     for model, flops in frozen.items():
         net = _net(recipe, model, look)
-        parts[net] = parts.get(net, 0.0) + trained * flops
+        asked = trained + (held_out if model == victim else 0)
+        parts[net] = parts.get(net, 0.0) + asked * flops
     return parts
 
 
@@ -274,9 +277,11 @@ def _step(
             None if adversary is None else Frozen(_build(adversary, look)),
             None if victim is None else Victim(_build(victim, look), access=access),
         )
+        objective, frame = build_method(method), Frame(*look, mean=(0.0,) * look[1], std=(1.0,) * look[1])
+        nets = replace(nets, modules=objective.modules(nets, frame) or nn.ModuleDict())
         labels = torch.zeros(batch_size, dtype=torch.int64)
         images = torch.zeros(batch_size, *look[1:], look[2])
-        return count_flops(build_method(method), nets, Batch(images, labels, labels)).per_image
+        return count_flops(objective, nets, Batch(images, labels, labels)).per_image
 
 
 def _build(model: str, look: _Look) -> nn.Module:

@@ -12,8 +12,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from undistill.errors import AccessError
-from undistill.models.features import logits_and_features
+from undistill.errors import AccessError, ShapeError
+from undistill.models.features import logits_and_features, logits_and_output
 
 __all__ = ["Access", "BatchStatistics", "Victim", "WhiteBox"]
 
@@ -65,6 +65,9 @@ class WhiteBox:
 
 Pixels = tuple[Sequence[float], Sequence[float]]
 
+# The least probability whose logarithm is given away: what float32 can still tell from nothing beside 1.
+_FLOOR = 1e-7
+
 
 class Victim:
     """A frozen classifier behind an access level and a query meter.
@@ -75,7 +78,10 @@ class Victim:
         trained_on: Mean and standard deviation (per channel, of pixels in 0..1) that the classifier expects.
         queried_with: Mean and standard deviation of the images that it is asked about. Where the two differ, queries
             are normalized anew.
-        policy: Output transform, logits (B, K) to logits (B, K), applied to every answer; None for none.
+        policy: Output defense, from probabilities (B, K) and the images that they are about to probabilities (B, K);
+            None for none. ``labels``, ``probs`` and ``logits`` are what it lets out. ``features`` and ``white_box``
+            pass it by: the first are no probabilities, and whoever has the weights answers himself. A recipe refuses
+            a policy together with access to the gradients, as it would protect nothing.
 
     Attributes:
         queries: Number of images asked about so far.
@@ -88,7 +94,7 @@ class Victim:
         access: Access = Access.LOGITS,
         trained_on: Pixels | None = None,
         queried_with: Pixels | None = None,
-        policy: Callable[[Tensor], Tensor] | None = None,
+        policy: Callable[[Tensor, Tensor], Tensor] | None = None,
     ) -> None:
         self._model = model.eval().requires_grad_(False)
         self._policy = policy
@@ -173,16 +179,41 @@ class Victim:
         return self._affine is None
 
     def labels(self, x: Tensor) -> Tensor:
-        """Return the predicted classes (B,), int64."""
+        """Return the predicted classes (B,), int64; with a policy, the first of the most probable that it lets out."""
         return self._answer(x, Access.LABELS).argmax(dim=1)
 
     def probs(self, x: Tensor) -> Tensor:
         """Return the class probabilities (B, K) at temperature 1, float32."""
-        return self._answer(x, Access.PROBS).softmax(dim=1)
+        answer = self._answer(x, Access.PROBS)
+        return answer.softmax(dim=1) if self._policy is None else answer
 
     def logits(self, x: Tensor) -> Tensor:
-        """Return the logits (B, K), float32."""
-        return self._answer(x, Access.LOGITS)
+        """Return the logits (B, K), float32.
+
+        With a policy they are the natural logarithms of the probabilities that it lets out, with 1e-7 for whatever is
+        smaller: no logarithm is of zero, and the softmax of the answer is ``probs`` again, up to that floor.
+        """
+        answer = self._answer(x, Access.LOGITS)
+        return answer if self._policy is None else answer.clamp(min=_FLOOR).log()
+
+    @torch.no_grad()
+    def features(self, x: Tensor, layer: str = "") -> Tensor:
+        """Return what one of the classifier's modules answers on the way, (B, D), float32.
+
+        Each question counts, also where the logits of the same images were asked for. No policy changes features.
+
+        Args:
+            x: Normalized images (B, C, H, W).
+            layer: Name of the module; ``""`` for the input of the last layer.
+
+        Raises:
+            AccessError: The victim gives less than its features.
+            ShapeError: The classifier has no last linear layer, or the module did not run.
+            UnknownNameError: The classifier has no such module.
+        """
+        self._allow(Access.FEATURES)
+        self.queries += len(x)
+        return logits_and_output(self._model, self._renormalize(x), layer)[1].float()
 
     @property
     def has_statistics(self) -> bool:
@@ -192,7 +223,8 @@ class Victim:
     def white_box(self, x: Tensor, *, statistics: bool = False) -> WhiteBox:
         """Return the answer with everything that a thief who holds the weights can see; gradients flow to ``x`` only.
 
-        The weights and the statistics that the layers keep stay as they are.
+        It is the classifier's own answer, whatever the policy: that is no part of the weights. They and the statistics
+        that the layers keep stay as they are.
 
         Args:
             x: Normalized images (B, C, H, W).
@@ -209,12 +241,14 @@ class Victim:
             for norm in self._norms() if statistics else ():
                 hooks.callback(norm.register_forward_pre_hook(_listen(found)).remove)
             logits, features = logits_and_features(self._model, self._renormalize(x))
-        logits = logits.float()
-        return WhiteBox(logits if self._policy is None else self._policy(logits), features, tuple(found))
+        return WhiteBox(logits.float(), features, tuple(found))
 
     def _open(self) -> None:
-        if self.access < Access.GRADIENTS:
-            raise AccessError(f"the victim gives {self.access}, not {Access.GRADIENTS}")
+        self._allow(Access.GRADIENTS)
+
+    def _allow(self, access: Access) -> None:
+        if access > self.access:
+            raise AccessError(f"the victim gives {self.access}, not {access}")
 
     def _norms(self) -> list[_BatchNorm]:
         norms = (module for module in self._model.modules() if isinstance(module, _BatchNorm))
@@ -222,11 +256,19 @@ class Victim:
 
     @torch.no_grad()
     def _answer(self, x: Tensor, access: Access) -> Tensor:
-        if access > self.access:
-            raise AccessError(f"the victim gives {self.access}, not {access}")
+        """Return the logits (B, K) or, where there is a policy, the probabilities that it lets out."""
+        self._allow(access)
         self.queries += len(x)
         logits = self._logits(x)
-        return logits if self._policy is None else self._policy(logits)
+        if self._policy is None:
+            return logits
+        defended = self._policy(logits.softmax(dim=1), x)
+        if defended.shape != logits.shape:
+            raise ShapeError(
+                f"the policy answers {tuple(defended.shape)} to probabilities {tuple(logits.shape)}; "
+                "it must keep their shape"
+            )
+        return defended.float()
 
     @torch.no_grad()
     def _logits(self, x: Tensor) -> Tensor:

@@ -54,7 +54,7 @@ class FastStepper:
         self.learner = learner
         self.tuning: Tuning | None = None
         self.alike: object = None
-        if learner.nets.companion is None:
+        if learner.nets.companion is None and not learner.nets.modules:  # a stack is of the nets only
             self.alike = type(learner.objective), _outline(learner.nets), config.optimizer, config.tuning
         self._peers: Sequence[FastStepper] = (self,)
         self._config, self._device, self._length = config, device, steps
@@ -82,9 +82,9 @@ class FastStepper:
         pinned, nets = self._config.tuning or Tuning(), self.learner.nets
         stack = pinned.stack if len(self._peers) > 1 else False
         if self._device.type == "cuda":
-            # A graph replays what it has seen: a companion that is trained beside the net, and batches of targets, are
-            # outside of it.
-            graphs = pinned.graphs is not False and nets.companion is None and not batch.targets
+            # A graph replays what it has seen: what is trained beside the net, and batches of targets, are outside.
+            alone = nets.companion is None and not nets.modules
+            graphs = pinned.graphs is not False and alone and not batch.targets
             precision = "float32" if batch.x.is_meta else cuda_precision(pinned)
             return settled(pinned).model_copy(update={"graphs": graphs, "precision": precision, "stack": bool(stack)})
         if nets.companion is not None:
@@ -213,7 +213,7 @@ def rebuild(nets: Nets, x: Tensor, tuning: Tuning) -> Nets:
     """Return nets that answer like these, up to rounding, in less time.
 
     The trained net shares its parameters with the given one; frozen nets are copies. A victim that shows its gradients
-    keeps its BatchNorm layers: whoever has them may look at them.
+    or its features keeps its BatchNorm layers: whoever has them may look at what goes in and comes out.
 
     Args:
         nets: The nets of a step; they stay as they are.
@@ -232,7 +232,7 @@ def rebuild(nets: Nets, x: Tensor, tuning: Tuning) -> Nets:
     if adversary is not None:
         adversary = Frozen(frozen(adversary.net))
     if victim is not None:
-        fold = victim.access < Access.GRADIENTS
+        fold = victim.access < Access.FEATURES
         victim = victim.computed_by(lambda net: frozen(net, fold=fold), how=tuning.precision)
     return replace(nets, model=trunk(nets.model), adversary=adversary, victim=victim)
 

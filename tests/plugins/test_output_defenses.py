@@ -1,0 +1,219 @@
+"""What every output defense must do, whoever wrote it; a new one is tested by being registered."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+
+from undistill.defenses import (
+    OUTPUT_DEFENSES,
+    OutputDefense,
+    build_output_defense,
+    list_defenses,
+    list_output_defenses,
+)
+from undistill.errors import RecipeError, UnknownNameError
+from undistill.methods import REFERENCES
+from undistill.objective import Paper
+from undistill.recipe import Recipe, load_recipe, make_recipe
+from undistill.registry import Spec
+from undistill.workspace import Workspace
+
+DEFENSES = [OUTPUT_DEFENSES[name] for name in OUTPUT_DEFENSES.names()]
+by_name = pytest.mark.parametrize("defense", DEFENSES, ids=lambda defense: defense.name)
+
+DATA = "digits(subset=100, test_subset=50)"
+VICTIM = {"model": "cnn(channels=4)", "epochs": 1, "lr": 0.05}
+
+
+def smoke(defense: type[OutputDefense]) -> OutputDefense:
+    assert "smoke" in vars(defense), f"{defense.name} declares no smoke arguments of its own; {{}} if the defaults do"
+    return defense(**defense.smoke)
+
+
+def answers(classes: int = 7) -> Tensor:
+    """Sure and unsure answers, ties and certainty among them."""
+    random = torch.randn(40, classes, generator=torch.Generator().manual_seed(0))
+    rows = torch.cat([4 * random, 0.1 * random]).softmax(dim=1)
+    return torch.cat([rows, torch.full((1, classes), 1 / classes), torch.eye(classes)])
+
+
+def images(n: int) -> Tensor:
+    return torch.randn(n, 3, 8, 8, generator=torch.Generator().manual_seed(1))
+
+
+def thief(policy: object, **changes: object) -> Recipe:
+    fields = {"data": DATA, "model": "mlp(hidden=(8,))", "method": "kd", "victim": VICTIM, "epochs": 1, "lr": 0.05}
+    return make_recipe({**fields, "policy": policy, **changes})
+
+
+def test_the_first_ones_are_there():
+    assert {"rounding", "top_k"} <= set(list_output_defenses())
+    assert not set(list_output_defenses()) & set(list_defenses())
+    assert not set(list_output_defenses()) & set(REFERENCES.names())
+
+
+@by_name
+def test_is_described(defense: type[OutputDefense]):
+    assert defense.__doc__
+    assert defense.__doc__.strip() != OutputDefense.__doc__
+    assert isinstance(defense.paper, Paper)
+    assert defense.paper.url.startswith("https://")
+    for name, field in defense.model_fields.items():
+        assert field.description, f"{defense.name}.{name} has no description"
+        assert not field.is_required(), f"{defense.name}.{name} has no default"
+
+
+@by_name
+def test_round_trip(defense: type[OutputDefense]):
+    for configured in (defense(), smoke(defense)):
+        assert build_output_defense(configured.spec) == configured
+        assert build_output_defense({"name": defense.name, **configured.model_dump()}) == configured
+        assert set(Spec.parse(configured.spec).kwargs) == set(defense.model_fields)
+        assert thief(configured).policy == thief(configured.spec).policy == configured.spec
+
+
+@by_name
+def test_wrong_hyperparameters(defense: type[OutputDefense]):
+    numbers = [name for name, field in defense.model_fields.items() if field.annotation in (int, float)]
+    wrong = {name: value for name in numbers for value in (-1e9, "text", math.nan)}
+    for name, value in wrong.items():
+        with pytest.raises(RecipeError, match=f"{defense.name}: {name}: must be"):
+            build_output_defense({"name": defense.name, name: value})
+    with pytest.raises(RecipeError) as caught:
+        thief({"name": defense.name, **wrong, "no_such_field": 1})
+    assert len(caught.value.problems) == len(numbers) + 1
+    assert all(problem.startswith(f"policy: {defense.name}: ") for problem in caught.value.problems)
+
+
+@by_name
+def test_is_frozen(defense: type[OutputDefense]):
+    for name in defense.model_fields:
+        with pytest.raises(ValueError, match="frozen"):
+            setattr(smoke(defense), name, 1)
+
+
+@by_name
+def test_lets_out_distributions(defense: type[OutputDefense]):
+    probs = answers()
+    before = probs.clone()
+    defended = smoke(defense)(probs, images(len(probs)))
+    assert defended.dtype == torch.float32
+    assert defended.shape == probs.shape
+    assert bool(((defended >= 0) & (defended <= 1)).all())
+    torch.testing.assert_close(defended.sum(dim=1), torch.ones(len(probs)))
+    assert torch.equal(probs, before)  # they are the victim's
+
+
+@by_name
+def test_answers_the_same_again_whoever_is_beside(defense: type[OutputDefense]):
+    probs, x, defend = answers(), images(len(answers())), smoke(defense)
+    defended = defend(probs, x)
+    assert torch.equal(defend(probs, x), defended)
+    for row in range(len(probs)):
+        torch.testing.assert_close(defend(probs[row : row + 1], x[row : row + 1])[0], defended[row])
+
+
+@by_name
+def test_has_an_effect(defense: type[OutputDefense]):
+    probs = answers()
+    assert not torch.allclose(smoke(defense)(probs, images(len(probs))), probs, atol=1e-3)
+
+
+@by_name
+def test_stands_before_the_victim(defense: type[OutputDefense], tmp_path: Path):
+    workspace = Workspace(tmp_path)
+    plain, defended = workspace.run(thief(None)), workspace.run(thief(smoke(defense)))
+    assert plain.folder != defended.folder
+    assert plain.metrics != defended.metrics
+    assert plain.result["queries"] == defended.result["queries"]
+    assert plain.result["sources_sha256"] == defended.result["sources_sha256"]  # the victim itself is the same
+    assert load_recipe(defended.folder) == defended.recipe
+
+
+# --- the field of a recipe --------------------------------------------------------------------------------------------
+
+
+def test_it_is_part_of_the_hash_where_it_is_set():
+    none, top, other = thief(None), thief("top_k(k=2)"), thief("top_k(k=3)")
+    fields = {key: value for key, value in none.model_dump(exclude_none=True).items() if key != "policy"}
+    assert make_recipe(fields).hash == none.hash
+    assert "policy" not in none.to_yaml()
+    assert len({recipe.hash for recipe in (none, top, other)}) == 3
+    assert thief("top_k").hash == thief("top_k(k=5)").hash
+
+
+def test_it_is_changed_like_any_spec(tmp_path: Path):
+    path = tmp_path / "thief.yaml"
+    path.write_text(thief("top_k(k=2)").to_yaml())
+    assert load_recipe(path, ["policy.k=4"]).policy == "top_k(k=4)"
+    assert load_recipe(path, ["policy=rounding"]).policy == "rounding(digits=2)"
+    assert load_recipe(path, ["policy=null"]).hash == thief(None).hash
+    other = tmp_path / "other.yaml"
+    other.write_text(f"recipe: {path}\npolicy: {{k: 3}}\n")
+    assert load_recipe(other).policy == "top_k(k=3)"
+
+
+def test_only_attacks_have_one():
+    for method in ("ce", "nasty"):
+        with pytest.raises(RecipeError, match=f"'{method}' is not an attack: it has no victim whose answers a policy"):
+            make_recipe({"data": DATA, "model": "cnn", "method": method, "policy": "top_k"})
+
+
+def test_it_stays_with_the_recipe_that_sets_it():
+    assert thief("top_k").victim == thief(None).victim
+
+
+def test_whoever_has_the_weights_meets_none():
+    with pytest.raises(RecipeError, match="with access=gradients the thief has the weights and answers himself"):
+        thief("top_k", access="gradients")
+    assert thief("top_k", access="features").policy == "top_k(k=5)"
+
+
+def test_unknown():
+    with pytest.raises(UnknownNameError, match=r"unknown output defense 'topk'; did you mean 'top_k'\?"):
+        build_output_defense("topk")
+    with pytest.raises(RecipeError, match=r"policy: unknown output defense 'topk'; did you mean 'top_k'\?"):
+        thief("topk")
+
+
+def test_what_does_not_suit_the_classes_is_refused_before_anything_is_trained(tmp_path: Path):
+    workspace = Workspace(tmp_path / "runs", watch=lambda recipe: pytest.fail("trained"))
+    with pytest.raises(RecipeError, match="keeps k=11 classes, but there are only 10; set k to 10 or less"):
+        workspace.run(thief("top_k(k=11)"))
+    assert not (tmp_path / "runs").exists()
+
+
+# --- the residents, by hand -------------------------------------------------------------------------------------------
+
+NOTHING = torch.empty(0)
+
+
+def test_top_k_by_hand():
+    probs = torch.tensor([[0.1, 0.5, 0.15, 0.25], [0.25, 0.25, 0.25, 0.25], [0.0, 0.0, 1.0, 0.0]])
+    expected = [[0, 2 / 3, 0, 1 / 3], [0.5, 0.5, 0, 0], [0, 0, 1, 0]]
+    torch.testing.assert_close(build_output_defense("top_k(k=2)")(probs, NOTHING), torch.tensor(expected))
+    torch.testing.assert_close(build_output_defense("top_k(k=4)")(probs, NOTHING), probs)
+
+
+@pytest.mark.parametrize("k", range(1, 7))
+def test_top_k_keeps_exactly_k(k: int):
+    probs = answers()[:-7]  # without those that are certain: their zeros are zero either way
+    defended = build_output_defense({"name": "top_k", "k": k})(probs, NOTHING)
+    for row, kept in zip(probs.tolist(), defended, strict=True):
+        best = sorted(range(7), key=lambda index: (-row[index], index))[:k]
+        assert kept.nonzero().flatten().tolist() == sorted(best)
+
+
+def test_rounding_by_hand():
+    defend = build_output_defense("rounding(digits=1)")
+    probs = torch.tensor([[0.64, 0.27, 0.09], [0.96, 0.03, 0.01], [0.46, 0.46, 0.08]])
+    expected = torch.tensor([[0.6, 0.3, 0.1], [1.0, 0.0, 0.0], [5 / 11, 5 / 11, 1 / 11]])
+    torch.testing.assert_close(defend(probs, NOTHING), expected)
+    unsure = torch.full((1, 25), 0.04)
+    unsure[0, 7], unsure[0, 8] = 0.045, 0.035  # everything rounds to zero: the most probable class alone
+    assert defend(unsure, NOTHING).tolist() == torch.eye(25)[7:8].tolist()
