@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -67,7 +68,9 @@ def _report(folder: Path, link: str) -> Iterator[str]:
     readme = folder / "README.md"
     if readme.is_file():
         yield readme.read_text(encoding="utf-8").strip()
-    yield (folder / "report.md").read_text(encoding="utf-8").strip()
+    text = (folder / "report.md").read_text(encoding="utf-8").strip()
+    text = re.sub(r"^## ", "### ", text, flags=re.MULTILINE)
+    yield text.replace("](report_figures/", f"]({link}report_figures/")
     found: dict[str, set[Any]] = {}
     for provenance in _find("provenance", json.loads((folder / "report.json").read_text(encoding="utf-8"))):
         for key, value in provenance.items():
