@@ -22,7 +22,7 @@ from undistill.registry import Spec
 from undistill.storage import digest_of, sha256_of
 from undistill.victim import Access
 
-__all__ = ["Recipe", "Source", "Weights", "list_recipes", "load_recipe", "make_recipe"]
+__all__ = ["Recipe", "Source", "Weights", "list_recipes", "load_recipe", "make_recipe", "read_override"]
 
 # libyaml's, which reads a recipe ten times faster; a study reads hundreds.
 _Loader: type[yaml.SafeLoader] = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
@@ -254,13 +254,7 @@ def load_recipe(source: str | Path | None = None, overrides: Iterable[str] = (),
     if overrides or values:
         fields.pop("folder", None)  # another recipe is another run
     for override in overrides:
-        key, separator, text = override.partition("=")
-        if not separator or not key:
-            raise RecipeError(f"expected key=value, got {override!r}")
-        try:
-            value = yaml.safe_load(text)
-        except yaml.YAMLError:
-            value = text
+        key, value = read_override(override)
         path = tuple(key.split("."))
         _assign(fields, path, value)
         lines.pop(path[:1], None)
@@ -269,6 +263,21 @@ def load_recipe(source: str | Path | None = None, overrides: Iterable[str] = (),
     _move_milestones(before, fields, given | {(key,) for key in values})
     lines = {where: line for where, line in lines.items() if where[0] not in values}
     return make_recipe(fields, lines=lines)
+
+
+def read_override(text: str) -> tuple[str, Any]:
+    """Return the key and the value of ``key=value``, whose value is YAML, or text where it is none.
+
+    Raises:
+        RecipeError: It has another form.
+    """
+    key, separator, value = text.partition("=")
+    if not separator or not key:
+        raise RecipeError(f"expected key=value, got {text!r}")
+    try:
+        return key, yaml.safe_load(value)
+    except yaml.YAMLError:
+        return key, value
 
 
 def list_recipes() -> tuple[str, ...]:

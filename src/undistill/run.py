@@ -149,6 +149,10 @@ class Failure:
     log: Path | None = None
     name: str = ""
 
+    def passed_on(self) -> Failure:
+        """Return why a run that needs this one has no result either."""
+        return self if self.log is None else Failure(f"not run: {self.name} failed: {self.reason}")
+
 
 def load_data(spec: str, instances: Mapping[str, Any]) -> Dataset:
     """Return the data set of a spec, or the one that was handed over in Python."""
