@@ -239,3 +239,17 @@ def test_report_writes_it_again_and_tells_what_was_edited(
             read_study(folder)
     finally:
         (folder / "study.json").write_text(original)
+
+
+def test_list_show_and_help_know_it(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["show", "halving", "--json"]) == 0
+    card = json.loads(capsys.readouterr().out)
+    assert card["description"] == "Search for a thief's temperature"
+    assert {row["name"]: row["default"] for row in card["parameters"]} == {
+        "victim": "required",
+        "temperatures": list(TEMPERATURES),
+    }
+    assert main(["list", "studies"]) == 0
+    assert "halving" in capsys.readouterr().out
+    assert main(["reproduce", "--help"]) == 0
+    assert "halving" in capsys.readouterr().out

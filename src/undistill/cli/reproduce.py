@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+from typer.core import TyperArgument, TyperCommand
 
 from undistill.cli.options import AsJson, Device, Quiet
 from undistill.cli.output import print_json, print_table
@@ -15,7 +16,7 @@ from undistill.errors import RecipeError
 if TYPE_CHECKING:
     from undistill.orchestrate.request import Request
 
-__all__ = ["EXAMPLES", "print_study", "reproduce"]
+__all__ = ["EXAMPLES", "Reproduce", "print_study", "reproduce"]
 
 EXAMPLES = (
     "Examples: undistill reproduce table1 --smoke · undistill reproduce table1 --seeds 3 · "
@@ -25,8 +26,21 @@ EXAMPLES = (
 )
 
 
+class Reproduce(TyperCommand):
+    """The verb, whose help names every study; these are imported when somebody reads it."""
+
+    def get_help(self, ctx: Any) -> str:
+        """Return the help."""
+        from undistill.studies.study import list_studies
+
+        for parameter in self.params:
+            if isinstance(parameter, TyperArgument) and parameter.name == "study":
+                parameter.help = f"{', '.join(list_studies())}, or all."
+        return super().get_help(ctx)
+
+
 def reproduce(
-    study: Annotated[str, typer.Argument(help="A study, or all.")],
+    study: Annotated[str, typer.Argument(help="Name of a study, or all.")],
     parameters: Annotated[
         list[str] | None,
         typer.Argument(

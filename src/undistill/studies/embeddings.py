@@ -18,7 +18,6 @@ from torch import Tensor, nn
 from undistill.data.loader import Batch, batches
 from undistill.functional.similarity import linear_cka
 from undistill.models.features import logits_and_features
-from undistill.reporting.answers import tsne
 from undistill.studies.changes import Changes, adapt
 from undistill.studies.pair import TEACHERS, PairStudy, Teachers
 from undistill.studies.protocol import nasty, normal
@@ -112,6 +111,8 @@ def figure2(*, seeds: int, changes: Changes) -> EmbeddingStudy:
 def _panel(space: Tensor, labels: np.ndarray[Any, Any]) -> dict[str, Any]:
     from sklearn.metrics import silhouette_score
     from sklearn.neighbors import KNeighborsClassifier
+
+    from undistill.reporting.answers import tsne
 
     x = space.numpy()
     defined = 1 < len(np.unique(labels)) < len(labels)

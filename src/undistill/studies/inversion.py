@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING
 
 from undistill.errors import UndistillError
 from undistill.recipe import Recipe
-from undistill.reporting.parts.images import image_panel
 from undistill.run import Run
 from undistill.studies.changes import Changes
 from undistill.studies.datafree import data_free
@@ -47,6 +46,8 @@ class InversionStudy(Study):
 
     def evaluate(self, workspace: Workspace, failures: Mapping[str, Failure], cache: Path) -> Part:
         """Return a part of kind ``images``: ``classes``, ``panels`` as of ``image_panel``, ``runs``: their folders."""
+        from undistill.reporting.parts.images import image_panel
+
         runs = {name: run for name, recipe in self.extractions.items() if (run := workspace.find(recipe)) is not None}
         part: Part = {"kind": "images", "name": self.name, "title": self.title, "seeds": 1, "errata": []}
         part["runs"] = {name: run.folder.name for name, run in runs.items()}

@@ -27,7 +27,6 @@ from undistill.engine.device import exact_arithmetic, pick_device
 from undistill.engine.evaluate import evaluate, predict
 from undistill.functional import mean_interval
 from undistill.recipe import Recipe
-from undistill.reporting.parts.areas import area
 from undistill.run import Run
 from undistill.storage import remember
 from undistill.studies.changes import Changes
@@ -142,6 +141,8 @@ class AreaStudy(Study):
 
     def evaluate(self, workspace: Workspace, failures: Mapping[str, Failure], cache: Path) -> Part:
         """Return a part of kind ``areas``; see ``areas.draw_areas``."""
+        from undistill.reporting.parts.areas import area
+
         nets = {net.name: {r.seed: workspace.find(r) for r in net.recipes} for net in self.panels}
         runs = {name: {seed: run for seed, run in found.items() if run is not None} for name, found in nets.items()}
         part: Part = {
