@@ -145,6 +145,7 @@ def reproduce(
     executor: Literal["local", "ray", "slurm"] = "local",
     executor_options: Mapping[str, str] | None = None,
     address: str | None = None,
+    parameters: Mapping[str, Any] | None = None,
     progress: bool = True,
 ) -> Reproduction:
     """Run a table or figure of the paper, or all, and write the paper's numbers beside ours.
@@ -167,6 +168,7 @@ def reproduce(
         executor: Where the runs are carried out.
         executor_options: What that executor takes besides.
         address: Of the Ray cluster.
+        parameters: Of the study, by name: numbers, text, paths, and lists or mappings of them.
         progress: Show on standard error how far it is.
 
     Returns:
@@ -185,7 +187,7 @@ def reproduce(
 
     changes = Changes(smoke, dict(data) if data else None, epochs, width, profile)
     return carry_out(
-        Request(study, seeds, tuple(only), tuple(skip), changes),
+        Request(study, seeds, tuple(only), tuple(skip), changes, parameters or {}),
         Path(out),
         jobs=jobs,
         device=device,

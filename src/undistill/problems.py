@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from typing import Any
 
 from pydantic import BaseModel, ValidationError
 from pydantic_core import PydanticCustomError
 
 from undistill.errors import RecipeError, did_you_mean
+from undistill.registry import Spec
 
-__all__ = ["describe", "several"]
+__all__ = ["checked_spec", "describe", "several"]
+
+_INSTANCE = "instance("  # the spec of an object that Python code handed over
 
 Location = tuple[str, ...]
 
@@ -17,6 +21,26 @@ Location = tuple[str, ...]
 def several(error: RecipeError) -> PydanticCustomError:
     """Carry the problems of a nested value through pydantic, which knows one message an error."""
     return PydanticCustomError("problems", "{text}", {"text": str(error), "problems": list(error.problems)})
+
+
+def checked_spec(value: Any, parse: Callable[..., Spec], check: Callable[[str], list[str]]) -> str:
+    """Return the spec of a field in its one form, or raise its problems as pydantic expects them.
+
+    Args:
+        value: What was given; the spec of an object that was handed over in Python stays as it is.
+        parse: Reads it.
+        check: Returns what is wrong with it.
+    """
+    if isinstance(value, str) and value.startswith(_INSTANCE):
+        return value
+    try:
+        spec = str(parse(value))
+        problems = check(spec)
+    except RecipeError as error:
+        raise several(error) from error
+    if problems:
+        raise several(RecipeError(problems))
+    return spec
 
 
 def describe(error: ValidationError, schema: type[BaseModel]) -> Iterator[tuple[Location, str]]:

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Set
+from collections.abc import Iterable, Mapping, Set
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal, Self
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import BaseModel, Field, ValidationError, field_validator, model_validator
 
 from undistill.data import check_dataset_spec, parse_dataset_spec
 from undistill.defenses import OutputDefense, build_output_defense
@@ -18,51 +18,20 @@ from undistill.errors import RecipeError, UnknownNameError, did_you_mean
 from undistill.methods import build_method
 from undistill.models import check_model_spec
 from undistill.objective import Objective
-from undistill.problems import describe, several
+from undistill.problems import checked_spec, describe, several
 from undistill.registry import Spec
-from undistill.storage import digest_of, sha256_of
+from undistill.storage import digest_of
 from undistill.victim import Access
+from undistill.victim.sources import Weights
 
-__all__ = ["Recipe", "Source", "Weights", "list_recipes", "load_recipe", "make_recipe"]
+__all__ = ["Recipe", "Source", "Weights", "list_recipes", "load_recipe", "make_recipe", "read_override"]
 
 # libyaml's, which reads a recipe ten times faster; a study reads hundreds.
 _Loader: type[yaml.SafeLoader] = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 _PACKAGED = Path(__file__).parent / "recipes"
-_INSTANCE = "instance("  # the spec of an object that Python code handed over
 # Fields that came later, with their defaults, which are no part of the hash: older runs keep their names.
 _LATER: dict[str, Any] = {"targets": [], "policy": None}
 _WORLD = ("data", "seed", "profile", "holdout", "selection", "device")
-
-
-class Weights(BaseModel):
-    """A trained net that no recipe of ours made: a checkpoint, or a module handed over in Python.
-
-    Attributes:
-        model: Model spec that the weights fit.
-        checkpoint: Path of a ``.safetensors`` or PyTorch file; not part of the hash.
-        sha256: Of the file or, for a module, of its weights; read from the file where it is not given.
-    """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    model: str
-    checkpoint: str | None = None
-    sha256: str
-
-    @model_validator(mode="before")
-    @classmethod
-    def _read_checksum(cls, values: Any) -> Any:
-        if isinstance(values, dict) and values.get("checkpoint") and not values.get("sha256"):
-            path = Path(str(values["checkpoint"]))
-            if not path.is_file():
-                raise ValueError(f"no checkpoint at {str(path)!r}")
-            return {**values, "sha256": sha256_of(path)}
-        return values
-
-    @field_validator("model", mode="before")
-    @classmethod
-    def _model(cls, value: Any) -> str:
-        return _checked(value, Spec.parse, check_model_spec)
 
 
 @dataclass(frozen=True)
@@ -129,18 +98,18 @@ class Recipe(Training):
     @field_validator("data", mode="before")
     @classmethod
     def _data(cls, value: Any) -> str:
-        return _checked(value, parse_dataset_spec, check_dataset_spec)
+        return checked_spec(value, parse_dataset_spec, check_dataset_spec)
 
     @field_validator("targets", mode="before")
     @classmethod
     def _targets(cls, value: Any) -> tuple[str, ...]:
         given = value if isinstance(value, list | tuple) else (value,)
-        return tuple(_checked(each, parse_dataset_spec, check_dataset_spec) for each in given)
+        return tuple(checked_spec(each, parse_dataset_spec, check_dataset_spec) for each in given)
 
     @field_validator("model", mode="before")
     @classmethod
     def _model(cls, value: Any) -> str:
-        return _checked(value, Spec.parse, check_model_spec)
+        return checked_spec(value, Spec.parse, check_model_spec)
 
     @field_validator("method", mode="before")
     @classmethod
@@ -186,6 +155,17 @@ class Recipe(Training):
                 f"{method.name!r} sees no image of the training set, so none can be held out; leave out holdout and "
                 "selection (those of its victim are victim.holdout and victim.selection)"
             )
+        if self.victim is not None and self.victim_access > self.victim.gives:
+            gives = self.victim.gives
+            raise ValueError(
+                f"access={self.access} is more than its victim has to give: {self.victim.label} gives {gives} at most; "
+                f"set access={gives}"
+            )
+        if self.adversary is not None and self.adversary.gives < Access.LOGITS:
+            raise ValueError(
+                f"an adversary is asked for logits, but {self.adversary.label} gives {self.adversary.gives} at most; "
+                "give a recipe or weights"
+            )
         if self.adversary is not None and not method.needs_adversary:
             raise ValueError(f"{method.name!r} takes no adversary; remove it, or set method=nasty")
         if self.targets and not method.uses_targets:
@@ -208,9 +188,20 @@ class Recipe(Training):
         return self.objective.kind
 
     @property
+    def nested(self) -> dict[str, Recipe]:
+        """Its ``adversary`` and its ``victim``, where these are recipes and nothing that is there already."""
+        nets = {"adversary": self.adversary, "victim": self.victim}
+        return {what: source for what, source in nets.items() if isinstance(source, Recipe)}
+
+    @property
     def sources(self) -> tuple[Recipe, ...]:
-        """The recipes that it builds on: of its adversary and its victim, where these are no weights."""
-        return tuple(source for source in (self.adversary, self.victim) if isinstance(source, Recipe))
+        """The recipes that it builds on."""
+        return tuple(self.nested.values())
+
+    @property
+    def gives(self) -> Access:
+        """The most that can be had of its net as a victim: everything, since the net is here."""
+        return Access.GRADIENTS
 
     @property
     def victim_access(self) -> Access:
@@ -228,6 +219,16 @@ class Recipe(Training):
         return digest_of(_content(self.model_dump(mode="json"), drop=("seed",)))[:12]
 
     @property
+    def key(self) -> str:
+        """What identifies it as the source of a net: its family."""
+        return self.family
+
+    @property
+    def label(self) -> str:
+        """What its net is called where people read."""
+        return f"{self.model}, {'normal' if self.method == 'ce' else self.method}"
+
+    @property
     def folder_name(self) -> str:
         """Name of the run's folder under the folder of all runs."""
         label = self.name or f"{Spec.parse(self.method).name}-{Spec.parse(self.model).name.replace(':', '.')}"
@@ -240,6 +241,7 @@ class Recipe(Training):
 
 
 Source = Recipe | Weights
+"""What a recipe names where it builds on a net; each is a ``victim.sources.Source``."""
 
 
 def make_recipe(values: Mapping[str, Any], *, lines: Mapping[tuple[str, ...], str] | None = None) -> Recipe:
@@ -283,13 +285,7 @@ def load_recipe(source: str | Path | None = None, overrides: Iterable[str] = (),
     if overrides or values:
         fields.pop("folder", None)  # another recipe is another run
     for override in overrides:
-        key, separator, text = override.partition("=")
-        if not separator or not key:
-            raise RecipeError(f"expected key=value, got {override!r}")
-        try:
-            value = yaml.safe_load(text)
-        except yaml.YAMLError:
-            value = text
+        key, value = read_override(override)
         path = tuple(key.split("."))
         _assign(fields, path, value)
         lines.pop(path[:1], None)
@@ -298,6 +294,21 @@ def load_recipe(source: str | Path | None = None, overrides: Iterable[str] = (),
     _move_milestones(before, fields, given | {(key,) for key in values})
     lines = {where: line for where, line in lines.items() if where[0] not in values}
     return make_recipe(fields, lines=lines)
+
+
+def read_override(text: str) -> tuple[str, Any]:
+    """Return the key and the value of ``key=value``, whose value is YAML, or text where it is none.
+
+    Raises:
+        RecipeError: It has another form.
+    """
+    key, separator, value = text.partition("=")
+    if not separator or not key:
+        raise RecipeError(f"expected key=value, got {text!r}")
+    try:
+        return key, yaml.safe_load(value)
+    except yaml.YAMLError:
+        return key, value
 
 
 def list_recipes() -> tuple[str, ...]:
@@ -490,19 +501,6 @@ def _method_of(method: Any) -> Objective | None:
         return build_method(method)
     except RecipeError:
         return None  # reported where the field itself is validated
-
-
-def _checked(value: Any, parse: Callable[..., Spec], check: Callable[[str], list[str]]) -> str:
-    if isinstance(value, str) and value.startswith(_INSTANCE):
-        return value
-    try:
-        spec = str(parse(value))
-        problems = check(spec)
-    except RecipeError as error:
-        raise several(error) from error
-    if problems:
-        raise several(RecipeError(problems))
-    return spec
 
 
 def _in_order(fields: dict[str, Any]) -> dict[str, Any]:

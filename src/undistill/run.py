@@ -18,9 +18,8 @@ from undistill.engine.callbacks import read_metrics
 from undistill.engine.synthetic import read_images
 from undistill.errors import CheckpointError, RunError
 from undistill.models import build_model
-from undistill.models.checkpoints import import_checkpoint, load_weights
+from undistill.models.checkpoints import checksum_of, import_checkpoint, load_weights
 from undistill.recipe import Recipe, load_recipe
-from undistill.storage import sha256_of
 
 __all__ = [
     "METRICS",
@@ -149,6 +148,10 @@ class Failure:
     log: Path | None = None
     name: str = ""
 
+    def passed_on(self) -> Failure:
+        """Return why a run that needs this one has no result either."""
+        return self if self.log is None else Failure(f"not run: {self.name} failed: {self.reason}")
+
 
 def load_data(spec: str, instances: Mapping[str, Any]) -> Dataset:
     """Return the data set of a spec, or the one that was handed over in Python."""
@@ -174,15 +177,3 @@ def _not_an_instance(spec: str) -> str:
     if spec.startswith("instance("):
         raise RunError(f"{spec} was handed over in Python and is not here; pass the same object again")
     return spec
-
-
-def checksum_of(path: Path) -> str:
-    """Return the SHA-256 of a file of weights.
-
-    Raises:
-        CheckpointError: It cannot be read.
-    """
-    try:
-        return sha256_of(path)
-    except OSError as error:
-        raise CheckpointError(f"cannot read {path}: {error.strerror or error}") from error

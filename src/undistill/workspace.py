@@ -23,12 +23,12 @@ from undistill.engine.train import SHARED_FIELDS, fit_together
 from undistill.errors import CheckpointError, DataError, InterruptedRunError, RecipeError, RunError, RunInUseError
 from undistill.kernels.machine import processor_name
 from undistill.models import check_model
-from undistill.models.checkpoints import import_checkpoint, load_weights
 from undistill.objective import Frozen, Nets
-from undistill.recipe import Recipe, Source, Weights
+from undistill.recipe import Recipe
 from undistill.run import METRICS, RECIPE, RESULT, STATE, WEIGHTS, Run, build_net, checksum_of, load_data
 from undistill.storage import locked, write_json, write_tensors, write_text
 from undistill.victim import Access, Victim
+from undistill.victim.sources import Given
 
 __all__ = ["Workspace"]
 
@@ -120,9 +120,8 @@ class Workspace:
         model = build_net(recipe.model, data, recipe.seed, self.instances)
         shape = {"num_classes": data.num_classes, "in_channels": data.in_channels, "image_size": data.image_size}
         check_model(model, name=recipe.model, **shape)
-        for what, source in (("adversary", recipe.adversary), ("victim", recipe.victim)):
-            if isinstance(source, Recipe):
-                _check_alike(load(source.data), data, what)
+        for what, source in recipe.nested.items():
+            _check_alike(load(source.data), data, what)
         adversary, victim = (self._source(source) for source in (recipe.adversary, recipe.victim))
         return _Prepared(run, recipe, model, data, targets, device, adversary, victim)
 
@@ -141,17 +140,17 @@ class Workspace:
         folder = self.root / recipe.folder_name
         return folder if folder.exists() else next(self.root.glob(f"*-{recipe.hash}"), folder)
 
-    def source(self, source: Source, data: Dataset) -> tuple[nn.Module, Dataset, str]:
+    def source(self, source: Recipe | Given, data: Dataset) -> tuple[nn.Module, Dataset, str]:
         """Return the net of a source in eval mode, the data set that it was trained on, and its weights' checksum.
 
         Args:
-            source: A recipe, which is run first where it has no result, or weights.
-            data: Taken for the data set of weights, which do not tell.
+            source: A recipe, which is run first where it has no result, or one that is there already.
+            data: Taken for the data set of such a one, which does not tell.
         """
         return _net(self._source(source), data, self.instances)
 
-    def _source(self, source: Source | None) -> Run | Weights | None:
-        if isinstance(source, Recipe):
+    def _source(self, source: Recipe | Given | None) -> Run | Given | None:
+        if isinstance(source, Recipe):  # whose net has to be trained, unless it has been
             return self.find(source) or self.run(source.model_copy(update={"folder": None}))
         return source
 
@@ -206,8 +205,8 @@ class _Prepared:
     data: Dataset
     targets: tuple[Dataset, ...]
     device: torch.device
-    adversary: Run | Weights | None
-    victim: Run | Weights | None
+    adversary: Run | Given | None
+    victim: Run | Given | None
 
 
 @dataclass(frozen=True)
@@ -228,14 +227,14 @@ class _Nets:
     data: Dataset
     device: torch.device
     instances: Mapping[str, Any]
-    victims: dict[tuple[Run | Weights, Access, str | None], tuple[Victim, str]] = field(default_factory=dict)
+    victims: dict[tuple[Run | Given, Access, str | None], tuple[Victim, str]] = field(default_factory=dict)
 
-    def adversary(self, source: Run | Weights) -> tuple[nn.Module, str]:
+    def adversary(self, source: Run | Given) -> tuple[nn.Module, str]:
         net, _, checksum = _net(source, self.data, self.instances)
         _check_fit(net, self.data, "adversary")
         return net.to(self.device), checksum
 
-    def victim(self, source: Run | Weights, recipe: Recipe) -> tuple[Victim, str]:
+    def victim(self, source: Run | Given, recipe: Recipe) -> tuple[Victim, str]:
         key = source, recipe.victim_access, recipe.policy
         if key not in self.victims:
             net, known, checksum = _net(source, self.data, self.instances)
@@ -346,21 +345,12 @@ def _check_unchanged(run: Run, data: Dataset, targets: Sequence[Dataset]) -> Non
             )
 
 
-def _net(source: Run | Weights | None, data: Dataset, instances: Mapping[str, Any]) -> tuple[nn.Module, Dataset, str]:
+def _net(source: Run | Given | None, data: Dataset, instances: Mapping[str, Any]) -> tuple[nn.Module, Dataset, str]:
     if isinstance(source, Run):
         return source.load_model(), source.dataset(), source.result["weights_sha256"]
     if source is None:
         raise RunError("there is no net to load")
-    net = build_net(source.model, data, None, instances)
-    if source.checkpoint is not None:
-        path = Path(source.checkpoint)
-        state = import_checkpoint(path)
-        if checksum_of(path) != source.sha256:
-            raise CheckpointError(
-                f"{path} is not the file of the recipe: its checksum differs from {source.sha256[:12]}…"
-            )
-        load_weights(net, state, source=str(path))
-    return net.eval(), data, source.sha256
+    return source.load(lambda spec: build_net(spec, data, None, instances)), data, source.checksum
 
 
 def _check_policy(recipe: Recipe, data: Dataset) -> None:

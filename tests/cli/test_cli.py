@@ -25,6 +25,7 @@ from undistill import __version__
 from undistill.cli import main
 from undistill.console import make_console, watch
 from undistill.recipe import make_recipe
+from undistill.studies.study import list_studies
 
 VERBS = ("demo", "train", "defend", "attack", "report", "list", "show", "data", "doctor", "bench", "reproduce")
 TINY = ("data=digits", "model=cnn(channels=4)", "epochs=2", "lr=0.05")
@@ -83,16 +84,31 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> SimpleNamespace:
 # --- help, version, start-up ------------------------------------------------------------------------------------
 
 
-def test_nothing_heavy_is_imported_for_help() -> None:
+@pytest.mark.parametrize(
+    ("verbs", "heavy"),
+    [
+        (
+            [verb for verb in VERBS if verb != "reproduce"],
+            {"torch", "numpy", "scipy", "yaml", "rich", "undistill.recipe"},
+        ),
+        (["reproduce"], {"matplotlib", "jinja2", "sklearn", "undistill.reporting.formats", "undistill.orchestrate"}),
+    ],
+)
+def test_nothing_heavy_is_imported_for_help(verbs: list[str], heavy: set[str]) -> None:
     code = (
         "import sys, undistill.cli\n"
         "assert 'pydantic' not in sys.modules\n"  # typer imports it later, and lazily
-        f"codes = [undistill.cli.main([*verb, '--help']) for verb in {[[], *([verb] for verb in VERBS)]}]\n"
-        "heavy = {'torch', 'numpy', 'scipy', 'yaml', 'rich', 'undistill.recipe'} & set(sys.modules)\n"
+        f"codes = [undistill.cli.main([*verb, '--help']) for verb in {[[], *([verb] for verb in verbs)]}]\n"
+        f"heavy = {heavy} & set(sys.modules)\n"
         "print(codes, heavy, file=sys.stderr)"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert done.stderr.strip() == f"{[0] * (len(VERBS) + 1)} set()"
+    assert done.stderr.strip() == f"{[0] * (len(verbs) + 1)} set()"
+
+
+def test_help_of_reproduce_names_every_study() -> None:
+    shown = " ".join(undistill("reproduce", "--help").out.split())
+    assert f"{', '.join(list_studies())}, or all." in shown
 
 
 def test_help_names_every_verb() -> None:
@@ -341,9 +357,11 @@ def test_unexpected_error_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_list_has_a_line_for_every_member() -> None:
     found = undistill("list", "--json").json
-    kinds = ["models", "datasets", "defenses", "output_defenses", "attacks", "references", "recipes"]
+    kinds = ["models", "datasets", "defenses", "output_defenses", "attacks", "references", "recipes", "studies"]
     assert list(found) == kinds
     assert {"rounding", "top_k"} <= set(found["output_defenses"])
+    assert tuple(found["studies"]) == list_studies()
+    assert found["studies"]["table1"] == "Experimental results on CIFAR-10"
     assert {"resnet18", "cnn", "mlp"} <= set(found["models"])
     assert list(found["references"]) == ["ce", "label_smoothing"]
     for kind in found:
@@ -374,6 +392,18 @@ def test_show_model_card() -> None:
     card = undistill("show", "mlp", "--json").json
     assert {"name": "hidden", "default": [512, 512]} in card["parameters"]
     assert "1,841,162 parameters" in undistill("show", "mlp").out
+
+
+def test_show_study_card() -> None:
+    card = undistill("show", "table1", "--json").json
+    assert (card["kind"], card["description"]) == ("study", "Experimental results on CIFAR-10")
+    assert card["parameters"] == []
+    assert card["rows"] == "baseline, resnet18-normal, resnet18-nasty"
+    both = undistill("show", "ntl").out  # a defense, and a study
+    assert "ntl (defense)" in both
+    assert "ntl (study)" in both
+    card = undistill("show", "ntl", "--json").json
+    assert (card["kind"], [other["kind"] for other in card["also"]]) == ("defense", ["study"])
 
 
 def test_show_run_by_path_and_by_name(made: SimpleNamespace) -> None:

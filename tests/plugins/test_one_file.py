@@ -139,7 +139,7 @@ def thief(**changes: Any) -> Recipe:
 def test_an_output_defense_is_one_file(drop_in: DropIn, tmp_path: Path):
     drop_in(OUTPUT_DEFENSES, "shy", SHY)
     assert "shy" in undistill.list_output_defenses()
-    assert describe(members("output_defenses")["shy"]) == "Mix every answer with the uniform one"
+    assert describe("output_defenses", members("output_defenses")["shy"]) == "Mix every answer with the uniform one"
     probs = torch.tensor([[0.8, 0.2]])
     torch.testing.assert_close(build_output_defense("shy")(probs, probs), torch.tensor([[0.65, 0.35]]))
     with pytest.raises(RecipeError, match=r"policy: shy: share: must be less than 1, got 2"):

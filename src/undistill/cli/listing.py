@@ -20,11 +20,11 @@ def list_(
     ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """List models, data sets, methods and packaged recipes."""
+    """List models, data sets, methods, packaged recipes and studies."""
     if kind is not None and kind not in KINDS:
         raise UnknownNameError("list", kind, KINDS)
     found = {
-        name: {member: describe(value) for member, value in members(name).items()}
+        name: {member: describe(name, value) for member, value in members(name).items()}
         for name in ([kind] if kind else KINDS)
     }
     if as_json:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+from typer.core import TyperArgument, TyperCommand
 
 from undistill.cli.options import AsJson, Device, Quiet
 from undistill.cli.output import print_document, print_json, print_table
@@ -14,7 +15,7 @@ from undistill.errors import RecipeError
 if TYPE_CHECKING:
     from undistill.orchestrate.request import Request
 
-__all__ = ["EXAMPLES", "reproduce"]
+__all__ = ["EXAMPLES", "Reproduce", "reproduce"]
 
 EXAMPLES = (
     "Examples: undistill reproduce table1 --smoke · undistill reproduce table1 --seeds 3 · "
@@ -24,8 +25,27 @@ EXAMPLES = (
 )
 
 
+class Reproduce(TyperCommand):
+    """The verb, whose help names every study; these are imported when somebody reads it."""
+
+    def get_help(self, ctx: Any) -> str:
+        """Return the help."""
+        from undistill.studies.study import list_studies
+
+        for parameter in self.params:
+            if isinstance(parameter, TyperArgument) and parameter.name == "study":
+                parameter.help = f"{', '.join(list_studies())}, or all."
+        return super().get_help(ctx)
+
+
 def reproduce(
-    study: Annotated[str, typer.Argument(help="table1 to table6, figure1 to figure6, ntl, ntl_figure, or all.")],
+    study: Annotated[str, typer.Argument(help="Name of a study, or all.")],
+    parameters: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="KEY=VALUE", help="Parameters of the study; `undistill show STUDY` names them.", show_default=False
+        ),
+    ] = None,
     seeds: Annotated[int, typer.Option(min=1, help="Repetitions, for a mean with its interval.")] = 1,
     smoke: Annotated[bool, typer.Option("--smoke", help="Tiny nets and data: shows that all of it works.")] = False,
     only: Annotated[
@@ -79,11 +99,13 @@ def reproduce(
     from undistill.orchestrate.progress import make_observer
     from undistill.orchestrate.reproduce import reproduce as run_studies
     from undistill.orchestrate.request import Request
+    from undistill.recipe import read_override
     from undistill.studies.changes import Changes
 
     replacements = _pairs("--data", "NAME=SPEC", data)
     changes = Changes(smoke, replacements or None, epochs, width, profile)  # type: ignore[arg-type]
-    request = Request(study, seeds, tuple(only or ()), tuple(skip or ()), changes)
+    given = dict(map(read_override, parameters or ()))
+    request = Request(study, seeds, tuple(only or ()), tuple(skip or ()), changes, given)
     if dry_run:
         _print_plan(request, out, jobs=jobs, device=device, as_json=as_json)
         return
@@ -117,7 +139,8 @@ def _print_plan(request: Request, out: Path, *, jobs: int | None, device: str | 
     from undistill.orchestrate.reproduce import local_slots, plan_studies
 
     slots, threads = local_slots(jobs, device, request.changes)
-    plan, missing = plan_studies(request.load(), out)
+    studies = request.load()
+    plan, missing = plan_studies(studies, out)
     cost = estimate(missing, device=pick_device(device or "auto"), threads=threads)
     costs = {row["hash"]: row for row in rows(cost)}
     if as_json:
@@ -143,6 +166,9 @@ def _print_plan(request: Request, out: Path, *, jobs: int | None, device: str | 
             lines.append(("to run", *run, format_flops(row["flops"]), format_seconds(row["seconds"])))
     print_table(("state", "run", "data", "epochs", "operations", "time alone"), lines, right=[3, 4, 5])
     typer.echo(f"\n{len(lines)} runs: {len(lines) - len(missing)} there, {len(missing)} to run")
+    again = ", ".join(study.name for study in studies if study.asks_again)
+    if again:
+        typer.echo(f"then whatever is asked for once these are there: {again}")
     if missing:
         low, high = map(format_seconds, cost.duration(slots))
         unknown = f", and {cost.unknown} runs of unknown cost" if cost.unknown else ""

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from undistill.cli.catalog import KINDS, members, plain_doc
+from undistill.cli.catalog import KINDS, describe, make_study, members, plain_doc
 from undistill.cli.options import AsJson, Runs
 from undistill.cli.output import print_heading, print_json, print_recipe, print_table, summary
 from undistill.errors import UnknownNameError
@@ -19,18 +19,18 @@ if TYPE_CHECKING:
 
 __all__ = ["show"]
 
-_FROM_DATA = ("num_classes", "in_channels", "image_size")
+_GIVEN = ("num_classes", "in_channels", "image_size", "seeds", "changes")  # by the data set, and by whoever asks
 _EPOCHS = 10  # shown of a run
 
 
 def show(
     target: Annotated[
-        str, typer.Argument(help="A run, a method, a model, a data set, a packaged recipe or a YAML file.")
+        str, typer.Argument(help="A run, a method, a model, a data set, a packaged recipe, a YAML file or a study.")
     ],
     runs: Runs = None,
     as_json: AsJson = False,
 ) -> None:
-    """Show a run, a method, a model, a data set or a recipe.
+    """Show a run, a method, a model, a data set, a recipe or a study.
 
     A recipe is shown with every field resolved.
     """
@@ -39,16 +39,19 @@ def show(
     from undistill.run import Run
 
     root = runs or default_root()
-    known = {name: (kind, member) for kind in KINDS for name, member in members(kind).items()}
+    known: dict[str, list[tuple[str, Any]]] = {}
+    for kind in KINDS:
+        for name, member in members(kind).items():
+            known.setdefault(name, []).append((kind, member))
     for folder in (Path(target), root / target):
         if (folder / "recipe.yaml").is_file():
             _show_run(Run(folder), as_json)
             return
-    kind, member = known.get(target, ("recipes", None) if Path(target).is_file() else ("", None))
-    if kind == "recipes":
+    found = known.get(target, [])
+    if "recipes" in dict(found) or (not found and Path(target).is_file()):
         print_recipe(load_recipe(target), root, as_json=as_json)
-    elif kind:
-        _show_card(target, kind.removesuffix("s").replace("_", " "), member, as_json)
+    elif found:
+        _show_cards([_card(target, kind, member) for kind, member in found], as_json=as_json)
     else:
         folders = [path.parent.name for path in root.glob("*/recipe.yaml")]
         raise UnknownNameError("target", target, [*known, *folders])
@@ -88,17 +91,35 @@ def _sample(records: list[dict[str, Any]]) -> list[dict[str, Any]]:
     return records[::-1][::every][::-1]
 
 
-def _show_card(name: str, kind: str, member: Any, as_json: bool) -> None:
+def _card(name: str, kind: str, member: Any) -> dict[str, Any]:
+    """Return what there is to say about a member: four entries that all have, and facts of its kind."""
     from pydantic import BaseModel
 
     is_method = inspect.isclass(member) and issubclass(member, BaseModel)
-    parameters = list(_hyperparameters(member) if is_method else _arguments(member))
-    facts = dict(_facts(member)) if is_method else {}
+    card = {
+        "name": name,
+        "kind": "study" if kind == "studies" else kind.removesuffix("s").replace("_", " "),
+        "description": describe(kind, member) if kind == "studies" else plain_doc(member),
+        "parameters": list(_hyperparameters(member) if is_method else _arguments(member)),
+    }
+    facts = _facts(member) if is_method else _study_facts(member) if kind == "studies" else ()
+    return {**card, **dict(facts)}
+
+
+def _show_cards(cards: Sequence[dict[str, Any]], *, as_json: bool) -> None:
+    """Print cards of one name, which more than one kind may have: ``ntl`` is a defense and a study."""
     if as_json:
-        print_json({"name": name, "kind": kind, "description": plain_doc(member), "parameters": parameters, **facts})
+        print_json({**cards[0], **({"also": cards[1:]} if cards[1:] else {})})
         return
+    for i, card in enumerate(cards):
+        if i:
+            typer.echo()
+        _show_card(**card)
+
+
+def _show_card(name: str, kind: str, description: str, parameters: Sequence[dict[str, Any]], **facts: Any) -> None:
     print_heading(f"{name} ({kind})")
-    typer.echo(f"{plain_doc(member)}\n")
+    typer.echo(f"{description}\n")
     if parameters:
         columns = [key for key in ("name", "default", "range", "description") if any(key in row for row in parameters)]
         print_table(columns, [[row[key] for key in columns] for row in parameters])
@@ -126,7 +147,7 @@ def _bounds(constraints: list[Any]) -> Iterator[str]:
 
 def _arguments(factory: Any) -> Iterator[dict[str, Any]]:
     for name, parameter in inspect.signature(factory).parameters.items():
-        if name not in _FROM_DATA:
+        if name not in _GIVEN:
             yield {"name": name, "default": "required" if parameter.default is parameter.empty else parameter.default}
 
 
@@ -139,6 +160,14 @@ def _facts(method: Any) -> Iterator[tuple[str, object]]:
         yield "needs_adversary", method.needs_adversary
     if method.paper is not None:
         yield "paper", str(method.paper)
+
+
+def _study_facts(factory: Any) -> Iterator[tuple[str, object]]:
+    study = make_study(factory)
+    if study is not None and study.rows:
+        yield "rows", ", ".join(study.rows)
+    if study is not None and study.asks_again:
+        yield "asks_again", True
 
 
 def _headers(keys: Iterable[str]) -> list[str]:

@@ -13,10 +13,23 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from undistill.errors import CheckpointError
+from undistill.storage import sha256_of
 
-__all__ = ["import_checkpoint", "load_weights"]
+__all__ = ["checksum_of", "import_checkpoint", "load_weights"]
 
 _SHOWN = 3
+
+
+def checksum_of(path: Path) -> str:
+    """Return the SHA-256 of a file of weights.
+
+    Raises:
+        CheckpointError: It cannot be read.
+    """
+    try:
+        return sha256_of(path)
+    except OSError as error:
+        raise CheckpointError(f"cannot read {path}: {error.strerror or error}") from error
 
 
 def import_checkpoint(path: str | Path) -> dict[str, Tensor]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,7 +12,7 @@ from undistill.data import list_datasets, load_dataset, verify
 from undistill.data.download import REMOTES
 from undistill.engine.device import pick_device
 from undistill.errors import DataError, RecipeError, RunError
-from undistill.orchestrate.executors import make_executor
+from undistill.orchestrate.executors import Executor, Failure, make_executor
 from undistill.orchestrate.plan import Plan, Step
 from undistill.orchestrate.progress import Observer, make_observer
 from undistill.orchestrate.request import Request
@@ -59,9 +59,10 @@ def runs_folder(out: Path) -> Path:
 
 
 def plan_studies(studies: Iterable[Study], out: Path) -> tuple[Plan, tuple[Step, ...]]:
-    """Return the plan of studies, and the steps of it that have no result in ``out`` yet."""
-    plan = Plan.of(recipe for study in studies for recipe in study.recipes)
-    return plan, plan.missing(Workspace(runs_folder(out)))
+    """Return the plan of what studies want now, and the steps of it that have no result in ``out`` yet."""
+    workspace = FinishedRuns(runs_folder(out))
+    plan = _plan(studies, workspace)
+    return plan, plan.missing(workspace)
 
 
 def reproduce(
@@ -75,7 +76,7 @@ def reproduce(
     address: str | None = None,
     observe: Callable[[int], Observer] = make_observer,
 ) -> Reproduction:
-    """Run what is missing of studies, and write what came out.
+    """Run what is missing of studies, until they ask for nothing new, and write what came out.
 
     Args:
         request: Which studies, and how.
@@ -85,7 +86,8 @@ def reproduce(
         executor: Where the runs are carried out: ``local``, ``ray`` or ``slurm``.
         executor_options: What that executor takes besides.
         address: Of the cluster.
-        observe: Called with the number of runs that are missing; returns who watches them.
+        observe: Called with the number of runs that are missing, anew each time that a study asks for more; returns
+            who watches them.
 
     Returns:
         What came out. A run that failed is a number that is missing, and is tried again by the next call.
@@ -112,15 +114,48 @@ def reproduce(
     busy = RunError(f"another study runs in {out}; wait for it, or choose another folder with --out")
     with locked(out, busy):
         workspace = FinishedRuns(runs_folder(out), device=device if here else None)
-        missing = Plan.of(recipe for study in studies for recipe in study.recipes).missing(workspace)
-        check_data(spec for step in missing for spec in (step.recipe.data, *step.recipe.targets))
-        failures = carrier.carry_out(missing, observe(len(missing))) if missing else {}
+        trained, failures = _carry_out(studies, workspace, carrier, observe)
         content = collect(request, studies, workspace, failures, out / "cache")
         folder = out / request.folder
         document = document_of(content)
         write_pages(document, folder)
         write_study(content, folder)
-    return Reproduction(folder, document, len(missing))
+    return Reproduction(folder, document, trained)
+
+
+def _plan(studies: Iterable[Study], workspace: Workspace) -> Plan:
+    return Plan.of(recipe for study in studies for recipe in study.ask(workspace))
+
+
+def _carry_out(
+    studies: Sequence[Study], workspace: Workspace, carrier: Executor, observe: Callable[[int], Observer]
+) -> tuple[int, dict[str, Failure]]:
+    """Run what studies want until they want nothing new.
+
+    Returns:
+        How many runs were missing, and why some of them still are, by hash.
+    """
+    failures: dict[str, Failure] = {}
+    tried: set[str] = set()  # what failed is left to the next call
+    while steps := _untried(_plan(studies, workspace).missing(workspace), tried, failures):
+        check_data(spec for step in steps for spec in (step.recipe.data, *step.recipe.targets))
+        tried.update(step.hash for step in steps)
+        failures |= carrier.carry_out(steps, observe(len(steps)))
+    return len(tried), failures
+
+
+def _untried(missing: Iterable[Step], tried: Collection[str], failures: dict[str, Failure]) -> list[Step]:
+    """Return the steps that can be tried, and add those to the failures that need one which failed before."""
+    found = []
+    for step in missing:
+        lost = next((failures[need] for need in step.needs if need in failures), None)
+        if step.hash in tried:
+            continue
+        if lost is None:
+            found.append(step)
+        else:
+            failures[step.hash] = lost.passed_on()
+    return found
 
 
 def local_slots(jobs: int | None, device: str | None, changes: Changes) -> tuple[int, int | None]:

@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import json
+import os
 import shlex
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from inspect import Parameter
 from typing import Any, Self
+
+import yaml
 
 from undistill.errors import RecipeError, UnknownNameError
 from undistill.registry import Spec
+from undistill.storage import digest_of
 from undistill.studies.changes import PAPER, Changes, check_changes
-from undistill.studies.study import PRINTED, STUDIES, Study, list_studies
+from undistill.studies.study import PRINTED, STUDIES, Study, list_studies, parameters_of
 
 __all__ = ["Request", "load_studies"]
 
@@ -25,6 +31,10 @@ class Request:
         only: Rows to run.
         skip: Rows to leave out.
         changes: To every recipe.
+        parameters: Of the study, by name; plain JSON values.
+
+    Raises:
+        RecipeError: A parameter is no such value.
     """
 
     study: str
@@ -32,6 +42,11 @@ class Request:
     only: tuple[str, ...] = ()
     skip: tuple[str, ...] = ()
     changes: Changes = PAPER
+    parameters: Mapping[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        plain = {name: _plain(name, value) for name, value in self.parameters.items()}
+        object.__setattr__(self, "parameters", plain)
 
     @property
     def of_paper(self) -> bool:
@@ -45,8 +60,9 @@ class Request:
 
     @property
     def folder(self) -> str:
-        """Name of the folder of what comes out."""
-        return self.study if self.label == "paper" else f"{self.study}-{self.label}"
+        """Name of the folder of what comes out; other parameters are another question, and have their own."""
+        label = [] if self.label == "paper" else [self.label]
+        return "-".join([self.study, *label, *([digest_of(self.parameters)[:6]] if self.parameters else [])])
 
     @property
     def comparable(self) -> bool:
@@ -78,7 +94,8 @@ class Request:
     def command(self) -> str:
         """The command line that asks for it."""
         changes = self.changes
-        words = ["undistill", "reproduce", self.study, *(["--smoke"] if changes.smoke else [])]
+        words = ["undistill", "reproduce", self.study, *(f"{key}={_text(v)}" for key, v in self.parameters.items())]
+        words += ["--smoke"] if changes.smoke else []
         words += ["--seeds", str(self.seeds)] if self.seeds > 1 else []
         words += [word for row in self.only for word in ("--only", row)]
         words += [word for row in self.skip for word in ("--skip", row)]
@@ -90,7 +107,14 @@ class Request:
 
     def load(self) -> tuple[Study, ...]:
         """Return the studies; see ``load_studies``."""
-        return load_studies(self.study, seeds=self.seeds, only=self.only, skip=self.skip, changes=self.changes)
+        return load_studies(
+            self.study,
+            seeds=self.seeds,
+            only=self.only,
+            skip=self.skip,
+            changes=self.changes,
+            parameters=self.parameters,
+        )
 
     def to_json(self) -> dict[str, Any]:
         """Return it as plain values."""
@@ -100,13 +124,15 @@ class Request:
             "only": list(self.only),
             "skip": list(self.skip),
             "changes": self.changes.describe(),
+            **({"parameters": dict(self.parameters)} if self.parameters else {}),
         }
 
     @classmethod
     def from_json(cls, values: Mapping[str, Any]) -> Self:
         """Return the request that ``to_json`` wrote."""
         rows = {key: tuple(values[key]) for key in ("only", "skip")}
-        return cls(values["study"], values["seeds"], **rows, changes=Changes(**values["changes"]))
+        changes, parameters = Changes(**values["changes"]), values.get("parameters", {})
+        return cls(values["study"], values["seeds"], **rows, changes=changes, parameters=parameters)
 
 
 def load_studies(
@@ -116,8 +142,9 @@ def load_studies(
     only: Collection[str] = (),
     skip: Collection[str] = (),
     changes: Changes = PAPER,
+    parameters: Mapping[str, Any] | None = None,
 ) -> tuple[Study, ...]:
-    """Return one study, or all.
+    """Return one study, or all that need no parameters.
 
     Args:
         name: One of ``list_studies()``, or ``"all"``.
@@ -125,19 +152,23 @@ def load_studies(
         only: Names of the rows, lines or studies to run; all if empty.
         skip: Names of rows, lines or studies to leave out.
         changes: What to change in every recipe.
+        parameters: Of the study, by name.
 
     Raises:
-        RecipeError: A name or number is wrong, a change does not fit a recipe, or nothing is left.
+        RecipeError: A name, number or parameter is wrong, one is missing, a change does not fit a recipe, or nothing
+            is left.
     """
     if name != "all" and name not in STUDIES:
         raise UnknownNameError("study", name, (*STUDIES.names(), "all"))
     if seeds < 1:
         raise RecipeError(f"seeds: must be 1 or more, got {seeds}")
     check_changes(changes)
-    names = list_studies() if name == "all" else (name,)
+    parameters = dict(parameters or {})
+    _check_parameters(name, parameters)
+    names = [each for each in list_studies() if not _required(each)] if name == "all" else [name]
     if changes.data:
-        _check_names(changes.data, names)
-    studies = [STUDIES[each](seeds=seeds, changes=changes) for each in names]
+        _check_names(changes.data, names, parameters)
+    studies = [STUDIES[each](seeds=seeds, changes=changes, **parameters) for each in names]
     known = {row for study in studies for row in (study.name, *study.rows)}
     for row in (*only, *skip):
         if row not in known:
@@ -152,9 +183,41 @@ def load_studies(
     return found
 
 
-def _check_names(data: Collection[str], studies: Collection[str]) -> None:
+def _required(study: str) -> list[str]:
+    """Return the parameters that a study cannot do without."""
+    return [name for name, each in parameters_of(STUDIES[study]).items() if each.default is Parameter.empty]
+
+
+def _check_parameters(study: str, given: Collection[str]) -> None:
+    """Refuse parameters that a study does not take, and the lack of those that it needs."""
+    known = [] if study == "all" else list(parameters_of(STUDIES[study]))
+    for name in given:
+        if not known:
+            raise RecipeError(f"{study} takes no parameters, got {name!r}; leave it out")
+        if name not in known:
+            raise UnknownNameError(f"parameter of {study}", name, known)
+    missing = [] if study == "all" else [name for name in _required(study) if name not in given]
+    if missing:
+        raise RecipeError(f"{study} needs {', '.join(missing)}; give {' '.join(f'{name}=…' for name in missing)}")
+
+
+def _plain(name: str, value: Any) -> Any:
+    """Return a value as it comes back from JSON; a path is its text."""
+    try:
+        return json.loads(json.dumps(value, default=os.fspath, allow_nan=False))
+    except (TypeError, ValueError):
+        raise RecipeError(f"{name}: expected a number, text, or a list or mapping of them, got {value!r}") from None
+
+
+def _text(value: Any) -> str:
+    """Return a value as it is written on the command line."""
+    text: str = yaml.safe_dump(value, default_flow_style=True, allow_unicode=True, width=float("inf"))
+    return text.removesuffix("...\n").rstrip("\n")
+
+
+def _check_names(data: Collection[str], studies: Collection[str], parameters: Mapping[str, Any]) -> None:
     """Refuse to replace a data set that none of the studies looks at."""
-    plain = (STUDIES[study](seeds=1, changes=PAPER) for study in studies)
+    plain = (STUDIES[study](seeds=1, changes=PAPER, **parameters) for study in studies)
     known = {Spec.parse(spec).name for study in plain for spec in study.data}
     for name in data:
         if name not in known:

@@ -74,7 +74,7 @@ def collect(
     Raises:
         RunError: A result is damaged.
     """
-    runs = (workspace.find(recipe) for study in studies for recipe in study.recipes)
+    runs = (workspace.find(recipe) for study in studies for recipe in study.ask(workspace))
     content = {
         "format": _FORMAT,
         "undistill": __version__,

@@ -113,9 +113,7 @@ def adapt(recipe: Recipe, changes: Changes) -> Recipe:
     if epochs is not None:
         fields["milestones"] = tuple(sorted({epochs * old // fields["epochs"] for old in fields["milestones"]} - {0}))
         fields["epochs"] = epochs
-    for key in ("adversary", "victim"):
-        if isinstance(fields[key], Recipe):
-            fields[key] = adapt(fields[key], changes)
+    fields |= {what: adapt(source, changes) for what, source in recipe.nested.items()}
     fields["targets"] = tuple(_replace_data(target, changes) for target in recipe.targets)
     label = recipe.name or f"{Spec.parse(recipe.method).name}-{model.name}"
     data = _replace_data(recipe.data, changes)

@@ -77,9 +77,8 @@ class InversionStudy(Study):
 
     def _notes(self, runs: Mapping[str, Run], workspace: Workspace) -> Iterator[str]:
         yield f"Of every class the first {_ROWS} images that were drawn: not chosen by eye."
-        teachers = {name: recipe.victim for name, recipe in self.extractions.items()}
         for name, run in runs.items():
-            teacher = workspace.find(victim) if isinstance(victim := teachers[name], Recipe) else None
+            teacher = workspace.find(self.extractions[name].nested["victim"])
             theirs = f", of test accuracy {teacher.accuracy:.2f} %," if teacher is not None else ""
             yield (
                 f"The {name} teacher{theirs} taught a ResNet-18 that saw nothing but its "

@@ -6,10 +6,11 @@ A new study is one new file in this package: a function that returns a ``Study``
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from inspect import Parameter, signature
 from pathlib import Path
-from typing import Protocol, Self
+from typing import Self
 
 from undistill.recipe import Recipe
 from undistill.registry import Registry
@@ -18,7 +19,7 @@ from undistill.run import Failure
 from undistill.studies.changes import Changes
 from undistill.workspace import Workspace
 
-__all__ = ["PRINTED", "STUDIES", "Keep", "Study", "StudyFactory", "list_studies"]
+__all__ = ["PRINTED", "STUDIES", "Keep", "Study", "StudyFactory", "list_studies", "parameters_of"]
 
 PRINTED = ("table", "figure")  # what the names of the studies begin with that the paper prints
 
@@ -45,7 +46,23 @@ class Study(ABC):
     @property
     @abstractmethod
     def recipes(self) -> Iterator[Recipe]:
-        """The recipes behind its numbers."""
+        """The recipes behind its numbers that are known before anything has run."""
+
+    def ask(self, workspace: Workspace) -> Iterable[Recipe]:
+        """Return all recipes that it wants, given what has finished: it is asked until nothing of them is missing.
+
+        The same finished runs must lead to the same recipes, so that a study that was interrupted goes on as it would
+        have. One that fails is missing for good: the study may choose among the others, or want no more.
+
+        Args:
+            workspace: Where the runs are.
+        """
+        return self.recipes
+
+    @property
+    def asks_again(self) -> bool:
+        """Whether what it wants depends on what has finished."""
+        return type(self).ask is not Study.ask
 
     @abstractmethod
     def evaluate(self, workspace: Workspace, failures: Mapping[str, Failure], cache: Path) -> Part:
@@ -76,12 +93,11 @@ class Study(ABC):
         return self if keep(self.name) else None
 
 
-class StudyFactory(Protocol):
-    """Makes a study."""
+StudyFactory = Callable[..., Study]
+"""Called with ``seeds=`` and ``changes=``, returns the study with seeds 0 to ``seeds - 1``, changed.
 
-    def __call__(self, *, seeds: int, changes: Changes) -> Study:
-        """Return the study with seeds 0 to ``seeds - 1``, changed."""
-
+Its further keyword arguments are the parameters of the study, plain JSON values; one without a default must be given.
+"""
 
 STUDIES: Registry[StudyFactory] = Registry("study", "undistill.studies")
 
@@ -90,6 +106,12 @@ def list_studies() -> tuple[str, ...]:
     """Return the names of all studies: the tables, the figures, and what else there is."""
     names = STUDIES.names()
     return tuple(sorted(names, key=lambda name: next((i for i, o in enumerate(PRINTED) if name.startswith(o)), 2)))
+
+
+def parameters_of(factory: StudyFactory) -> dict[str, Parameter]:
+    """Return what a study can be asked for with, by name."""
+    found = signature(factory).parameters
+    return {name: parameter for name, parameter in found.items() if name not in ("seeds", "changes")}
 
 
 def _data(recipe: Recipe) -> Iterator[str]:

@@ -250,7 +250,7 @@ class _Schedule:
             lost = next((self.failures[need] for need in step.needs if need in self.failures), None)
             if lost is not None:
                 self.waiting.remove(step)
-                self.fail(step, lost if lost.log is None else Failure(f"not run: {lost.name} failed: {lost.reason}"))
+                self.fail(step, lost.passed_on())
 
     def hear(self, event: Event) -> None:
         if isinstance(event, At):
