@@ -147,6 +147,11 @@ def test_it_is_part_of_the_hash_where_it_is_set():
     assert thief("top_k").hash == thief("top_k(k=5)").hash
 
 
+def test_runs_from_before_there_were_policies_keep_their_names():
+    before = {"data": "digits", "model": "mlp", "method": "kd", "victim": {"model": "cnn"}, "epochs": 3}
+    assert make_recipe(before).hash == "bee501b4f849"
+
+
 def test_it_is_changed_like_any_spec(tmp_path: Path):
     path = tmp_path / "thief.yaml"
     path.write_text(thief("top_k(k=2)").to_yaml())

@@ -24,9 +24,9 @@ class FitNet(Attack):
 
     Paper vs ours:
         The paper trains in two stages, the lower half of the student on the hint of a middle layer through a
-        convolution, and then the whole student by distillation. Ours is one stage, as the benchmarks of the field do
-        it (``mdistiller``: weight 100, beside cross-entropy), on the features before the last layer, which every net
-        has and an interface that gives embeddings away shows.
+        convolution, and then the whole student by distillation. Ours is one stage, as in ``mdistiller``, whose weight
+        of 100 beside cross-entropy is the default; that has a middle layer and a convolution too. Ours are the features
+        before the last layer: every net has them, and an interface that gives embeddings away shows them.
     """
 
     access = Access.FEATURES

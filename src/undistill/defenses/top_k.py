@@ -20,7 +20,8 @@ class TopK(OutputDefense):
     Of equal probabilities at the border those of the first classes are kept, so that it is exactly k. The label stays
     as it is.
 
-    Paper vs ours: the paper leaves open what becomes of the rest; ours is shared among the kept in proportion.
+    Paper vs ours: the authors' code gives the kept ones away as they are; ours are divided by their sum, so that they
+    are probabilities.
     """
 
     paper = Paper(
