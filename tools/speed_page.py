@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from undistill.bench.train import PLAIN
+from undistill.bench.train import MFU_LIMIT, PLAIN
 from undistill.errors import RecipeError
 from undistill.storage import write_text
 
@@ -29,8 +29,10 @@ Every number here was measured and written by the program. This page is made fro
 `python tools/speed_page.py results/bench docs/measured-speed.md`; [Speed](speed.md) says what the profiles do and
 how they are measured."""
 
-_READING = """- **GFLOP/s**: what float32 matrix products reached just before. Other load at that moment moves it.
-- **MFU**: operations of the steps against that. The ratios are paired and do not depend on it.
+_READING = """- **GFLOP/s**: what float32 matrix products reached around then. Other load at that moment moves it.
+- **MFU**: operations of the steps against that. *not measured*: it came out above 130 %; the rate beside it was wrong,
+  or cannot be told from a wrong one where operations are saved (Winograd, a shared victim). The ratios are paired and
+  do not depend on it.
 - **memory**: peak, in MB; on CPU of the whole process, torch itself included.
 - **weights, KL**: relative difference to `exact` of the weights and of the nasty KL after equal steps.
 - **how**: what the last side computed with."""
@@ -100,7 +102,7 @@ def _tables(works: Sequence[_Row]) -> Iterator[str]:
             (
                 *_name(work),
                 f"{work['matmul_gflops']:,.0f}",
-                _each(work, sides, lambda side: f"{100 * side['mfu']:.0f} %"),
+                _each(work, sides, _mfu),
                 _each(work, sides, lambda side: f"{side['memory_mb']:,}"),
                 *([_parity(work, ours, "weights"), _parity(work, ours, "kl")] if ours else []),
                 _each(work, sides[-1:], lambda side: _settings(side["how"])),
@@ -165,6 +167,11 @@ def _speed(side: _Row) -> str:
 def _each(result: _Row, sides: Sequence[str], show: Callable[[_Row], str]) -> str:
     """Show one thing of every side, in their order."""
     return " / ".join(show(result["sides"][side]) for side in sides)
+
+
+def _mfu(side: _Row) -> str:
+    known = side["mfu"] is not None and side["mfu"] <= MFU_LIMIT
+    return f"{100 * side['mfu']:.0f} %" if known else "not measured"
 
 
 def _parity(result: _Row, sides: Sequence[str], what: str) -> str:

@@ -78,6 +78,22 @@ def test_a_training_measurement(tmp_path: Path) -> None:
     assert costs[5:] == ["1.8e-04", "2.5e-03", "`channels_last=true compile=false`"]
 
 
+def test_an_impossible_share_of_the_matrix_rate_is_not_shown(tmp_path: Path) -> None:
+    found = result()
+    for name, mfu in {"plain": 1.25, "exact": 5.88, "fast": None}.items():
+        found["sides"][name]["mfu"] = mfu
+    text = written(tmp_path / "bench", train={"results": [found]})
+    assert rows(text)[3][3] == "125 % / not measured / not measured"
+    assert "came out above 130 %; the rate beside it was wrong" in text
+
+
+def test_the_page_in_docs_has_no_impossible_share() -> None:
+    page = (ROOT / "docs" / "measured-speed.md").read_text(encoding="utf-8")
+    shares = [int(share) for share in re.findall(r"(\d+) %(?= [/|])", page)]
+    assert shares
+    assert max(shares) <= 130
+
+
 def test_students_of_one_victim_are_named_with_it(tmp_path: Path) -> None:
     text = written(tmp_path / "bench", train={"results": [result("kd", "cnn", "preresnet20")]})
     assert rows(text)[1][:2] == ["`cnn`, `preresnet20`", "kd from `resnet18`"]

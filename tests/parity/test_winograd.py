@@ -155,6 +155,61 @@ def test_channels_that_it_cannot_take_are_refused():
         F.conv2d(torch.cat([x, x], 1).contiguous(memory_format=torch.channels_last), weight, padding=1)
 
 
+X, WEIGHT, BIAS = tensors(2, 16, 32, 8, 8)
+GRAD = direct(X, WEIGHT, BIAS)
+
+
+@pytest.mark.parametrize(
+    ("x", "weight", "bias", "told"),
+    [
+        (X.double(), WEIGHT, BIAS, r"x: expected a dense float32 tensor on cpu, got torch.float64 on cpu"),
+        (X, WEIGHT.half(), BIAS, r"weight: expected a dense float32 tensor on cpu, got torch.float16"),
+        (X, WEIGHT, BIAS.long(), r"bias: expected a dense float32 tensor on cpu, got torch.int64"),
+        (X, WEIGHT, BIAS.to_sparse(), r"bias: .*torch.sparse_coo"),
+        (X[0], WEIGHT, BIAS, r"x: expected \(B, C, H, W\) .* got \(16, 8, 8\)"),
+        (X[:, :, :0], WEIGHT, BIAS, r"x: expected .* H and W above 0, got \(2, 16, 0, 8\)"),
+        (X[:, :0], WEIGHT[:, :0], BIAS, r"x: expected .* above 0, got \(2, 0, 8, 8\)"),
+        (X, WEIGHT[:, :, :2], BIAS, r"weight: expected shape \(32, 16, 3, 3\) .* got \(32, 16, 2, 3\)"),
+        (X, WEIGHT[0], BIAS, r"weight: expected shape \(16, 16, 3, 3\)"),
+        (X, torch.zeros(()), None, r"weight: expected shape \(0, 16, 3, 3\) .* got \(\)"),
+        (X, WEIGHT[:0], None, r"multiples of 16, got 16 in and 0 out"),
+        (X, WEIGHT, BIAS[:31], r"bias: expected shape \(32,\) .* got \(31,\)"),
+        (X, WEIGHT, BIAS[None], r"bias: expected shape \(32,\) .* got \(1, 32\)"),
+    ],
+)
+def test_operands_that_the_kernels_would_misread_are_refused(x: Tensor, weight: Tensor, bias: Tensor | None, told: str):
+    with pytest.raises(ValueError, match=told):
+        conv3x3(x, weight, bias)
+
+
+@pytest.mark.parametrize(
+    ("x", "grad", "told"),
+    [
+        (X.double(), GRAD, r"x: expected a dense float32 tensor on cpu, got torch.float64"),
+        (X, GRAD.bfloat16(), r"grad: expected a dense float32 tensor on cpu, got torch.bfloat16"),
+        (X, GRAD[:1], r"grad: expected shape \(2, 32, 8, 8\) .* got \(1, 32, 8, 8\)"),
+        (X[:1], GRAD, r"grad: expected shape \(1, 32, 8, 8\) .* got \(2, 32, 8, 8\)"),
+        (X, GRAD[:, :, 1:], r"grad: expected shape \(2, 32, 8, 8\) .* got \(2, 32, 7, 8\)"),
+        (X, GRAD[..., :4], r"grad: expected shape \(2, 32, 8, 8\) .* got \(2, 32, 8, 4\)"),
+        (X, GRAD[0], r"grad: expected \(B, C, H, W\)"),
+        (X.flatten(2), GRAD, r"x: expected \(B, C, H, W\)"),
+    ],
+)
+def test_gradients_of_other_images_are_refused(x: Tensor, grad: Tensor, told: str):
+    with pytest.raises(ValueError, match=told):
+        winograd.conv3x3_weight(x, grad)
+
+
+def test_operands_may_be_views():
+    """Of other strides, an offset, or one number for all: what is read is what torch reads."""
+    x = torch.randn(4, 8, 8, 48).permute(0, 3, 1, 2)[1:3, 16:32]
+    weight, bias = WEIGHT.flip(2)[::2].transpose(0, 1), torch.ones(1).expand(16)
+    torch.testing.assert_close(conv3x3(x, weight, bias), direct(x, weight, bias), rtol=1e-4, atol=1e-4)
+    grad = torch.ones(1).expand(2, 16, 8, 8)
+    expected = torch.nn.grad.conv2d_weight(x, weight.shape, grad, padding=1)
+    torch.testing.assert_close(winograd.conv3x3_weight(x, grad), expected, rtol=1e-4, atol=1e-4)
+
+
 def test_the_mode_leaves_half_precision_to_autocast(calls: list[Any]):
     x, weight, bias = tensors(2, 16, 16, 8, 8)
     with Winograd(), torch.autocast("cpu", dtype=torch.bfloat16):

@@ -522,6 +522,15 @@ def test_pages_of_any_form_are_written(folder: Path, tmp_path: Path) -> None:
     assert (tmp_path / "x_figures" / "curves.png").is_file()
 
 
+def test_thieves_behind_different_policies_are_told_apart(tmp_path: Path) -> None:
+    common = {**_PROTOCOL, "epochs": 1, "runs": tmp_path / "runs"}
+    victim = train(model=_MLP, **common)
+    for policy in (None, "top_k(k=2)"):
+        attack(victim=victim, model=_MLP, method="kd(temperature=2)", policy=policy, **common)
+    (group,) = collect(tmp_path / "runs")
+    assert sorted(one.label for one in group.extractions) == ["kd (τ=2, α=0.9)", "kd (τ=2, α=0.9), behind top_k(k=2)"]
+
+
 def test_runs_of_unknown_methods_are_named_and_left_out(folder: Path, tmp_path: Path) -> None:
     shutil.copytree(folder, tmp_path / "runs")
     (stranger,) = _runs(tmp_path / "runs", *_CNN_HARD)

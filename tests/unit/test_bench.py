@@ -107,6 +107,44 @@ def test_ratios_are_taken_turn_by_turn(monkeypatch: pytest.MonkeyPatch):
     assert "weights" not in sides["plain"]
 
 
+class Side:
+    """A process that takes a second a step."""
+
+    def __enter__(self) -> Side:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        pass
+
+    def ask(self, what: str, steps: int = 0) -> Any:
+        return {"memory_mb": 7, "how": "", "weights": None} if what == "report" else float(steps)
+
+
+@pytest.mark.parametrize(
+    ("rates", "gflops", "mfu", "asked"),
+    [
+        # 1.2e9 operations a step. The rates of three turns; the machine had something else to do in the second one.
+        ([2e9, 1e8, 2e9, 2e9], 2.0, 0.6, 4),
+        ([1e9, 1e9, 1e9], 1.0, 1.2, 3),  # a little above is where convolutions have the better kernels
+        ([2e9, 1e8, 2e8, 3e8, 4e8, 2e9], 2.0, 0.6, 6),  # one turn is lost, the median is not
+        ([1e8] * 12, 0.1, None, 12),  # busy all along: nothing is said of the side, and what it took is
+        ([8e8, 4e8, 2e8, 1e8] * 3, 0.8, None, 12),  # the highest counts, not the last
+    ],
+)
+def test_the_matrix_rate_is_measured_beside_every_turn(
+    rates: list[float], gflops: float, mfu: float | None, asked: int, monkeypatch: pytest.MonkeyPatch
+):
+    left = iter(rates)
+    monkeypatch.setattr(bench, "worker", lambda *_: Side())
+    monkeypatch.setattr(bench, "matmul_rate", lambda _: next(left))
+    monkeypatch.setattr(bench, "step_flops", lambda _: int(1.2e9))
+    found = bench.measure(work("normal"), ("exact",), rounds=3, seconds=2.0)
+    assert found["matmul_gflops"] == gflops
+    assert {side["mfu"] for side in found["sides"].values()} == {mfu}
+    assert {(side["ratio"], side["images_per_s"]) for side in found["sides"].values()} == {(1.0, 16.0)}
+    assert len(rates) - len(list(left)) == asked
+
+
 def test_bench_train_from_the_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     out = tmp_path / "speed.json"
     args = ["--model", "cnn(channels=4)", "--objective", "normal", "--batch-size", "16", "--images", "32"]

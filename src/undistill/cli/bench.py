@@ -166,7 +166,7 @@ def _print_work(result: dict[str, Any]) -> None:
                 side,
                 f"{found['images_per_s']:,.0f}",
                 f"{found['ratio']:.2f}x",
-                f"{100 * found['mfu']:.0f} %",
+                "not measured" if found["mfu"] is None else f"{100 * found['mfu']:.0f} %",
                 f"{found['memory_mb']:,}",
                 found.get("weights", ""),
                 found.get("kl", ""),

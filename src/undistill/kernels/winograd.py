@@ -67,13 +67,18 @@ def conv3x3(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         are such convolutions too, so that it has derivatives of any order.
 
     Raises:
-        ValueError: The channels are not such multiples, or the weight is for other channels.
+        ValueError: An operand is not of such a kind, or the shapes do not fit each other.
     """
-    x = x.contiguous(memory_format=torch.channels_last)
-    (n, c, h, w), k, threads = x.shape, weight.shape[0], torch.get_num_threads()
-    _check(c, k)
-    if weight.shape[1] != c:
+    _check_kind(x=x, weight=weight, **({} if bias is None else {"bias": bias}))
+    n, c, h, w = _images("x", x)
+    k, threads = weight.shape[0] if weight.ndim else 0, torch.get_num_threads()
+    if weight.ndim == 4 and weight.shape[1] != c:
         raise ValueError(f"the images have {c} channels, the weight is for {weight.shape[1]}")
+    _check_shape("weight", weight, (k, c, 3, 3))
+    _check_channels(c, k)
+    if bias is not None:
+        _check_shape("bias", bias, (k,))
+    x = x.contiguous(memory_format=torch.channels_last)
     panels = weight.reshape(k // _lanes(), _lanes(), c, 3, 3).permute(3, 4, 0, 2, 1).contiguous()
     y, transformed = _like(x, k), x.new_empty(_POINTS * c * k)
     _library().transform_weight(panels.data_ptr(), transformed.data_ptr(), c * k, threads)
@@ -102,11 +107,13 @@ def conv3x3_weight(x: Tensor, grad: Tensor) -> Tensor:
         (K, C, 3, 3).
 
     Raises:
-        ValueError: C or K is not a multiple of 16.
+        ValueError: An operand is not of the kind that ``conv3x3`` takes, or the shapes do not fit each other.
     """
+    _check_kind(x=x, grad=grad)
+    (n, c, h, w), (_, k, _, _), threads = _images("x", x), _images("grad", grad), torch.get_num_threads()
+    _check_shape("grad", grad, (n, k, h, w))
+    _check_channels(c, k)
     x, grad = (t.contiguous(memory_format=torch.channels_last) for t in (x, grad))
-    (n, c, h, w), k, threads = x.shape, grad.shape[1], torch.get_num_threads()
-    _check(c, k)
     if n == 0:
         return x.new_zeros((k, 3, 3, c)).permute(0, 3, 1, 2)
     panels = x.new_empty((3, 3, k // _lanes(), c, _lanes()))
@@ -153,9 +160,33 @@ conv3x3.register_autograd(_conv3x3_backward, setup_context=_save)
 conv3x3_weight.register_autograd(_conv3x3_weight_backward, setup_context=_save)
 
 
-def _check(*channels: int) -> None:
-    if any(count % _CHANNELS for count in channels):
-        raise ValueError(f"channels must be multiples of {_CHANNELS}, got {channels[0]} in and {channels[1]} out")
+# The kernels get addresses and sizes, and read whatever is there: all that they rely on is checked here.
+
+
+def _check_kind(**operands: Tensor) -> None:
+    """Refuse what does not lie in this machine's memory as float32."""
+    for name, operand in operands.items():
+        if operand.dtype != torch.float32 or operand.device.type != "cpu" or operand.layout != torch.strided:
+            found = f"{operand.dtype} on {operand.device.type} ({operand.layout})"
+            raise ValueError(f"{name}: expected a dense float32 tensor on cpu, got {found}; convert it first")
+
+
+def _images(name: str, images: Tensor) -> tuple[int, int, int, int]:
+    """Return the shape of images: any number of them, of one pixel or more."""
+    if images.ndim != 4 or 0 in images.shape[1:]:
+        raise ValueError(f"{name}: expected (B, C, H, W) with C, H and W above 0, got {tuple(images.shape)}")
+    n, c, h, w = images.shape
+    return n, c, h, w
+
+
+def _check_shape(name: str, operand: Tensor, expected: tuple[int, ...]) -> None:
+    if tuple(operand.shape) != expected:
+        raise ValueError(f"{name}: expected shape {expected} beside the other operands, got {tuple(operand.shape)}")
+
+
+def _check_channels(c: int, k: int) -> None:
+    if c % _CHANNELS or k % _CHANNELS or not k:
+        raise ValueError(f"channels must be multiples of {_CHANNELS}, got {c} in and {k} out")
 
 
 def _turned(weight: Tensor) -> Tensor:

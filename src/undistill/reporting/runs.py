@@ -356,22 +356,24 @@ def _students(attacks: Sequence[Replicates], references: Sequence[Replicates]) -
 
 
 def _extractions(attacks: Sequence[Replicates], teachers: Sequence[Teacher]) -> tuple[Extraction, ...]:
-    rows: dict[tuple[str, str, str], dict[str, Replicates]] = defaultdict(dict)
+    rows: dict[tuple[str, str, str, str | None], dict[str, Replicates]] = defaultdict(dict)
     for replicate in attacks:
         recipe = replicate.recipe
         if recipe.victim is not None:
-            rows[_key(recipe.victim), recipe.method, recipe.access][_student_key(recipe)] = replicate
+            where = _key(recipe.victim), recipe.method, recipe.access, recipe.policy
+            rows[where][_student_key(recipe)] = replicate
     order = {teacher.key: i for i, teacher in enumerate(teachers)}
-    accesses = {access for _, _, access in rows}
-    specs = list(dict.fromkeys(spec for _, spec, _ in rows))
+    accesses = {access for _, _, access, _ in rows}
+    specs = list(dict.fromkeys(spec for _, spec, _, _ in rows))
     told = distinguish([method_label(spec) for spec in specs], [build_method(spec).model_dump() for spec in specs])
     labels = dict(zip(specs, told, strict=True))
     extractions = []
-    for (victim, spec, access), by in rows.items():
+    for (victim, spec, access, policy), by in rows.items():
         method = build_method(spec)
         expected = _temperatures(teachers[order[victim]], teachers)
         textbook = method.textbook and (not expected or getattr(method, "temperature", None) in expected)
         label = labels[spec] + (f", victim gives {access}" if len(accesses) > 1 else "")
+        label += "" if policy is None else f", behind {policy}"
         extractions.append(Extraction(victim, spec, label, textbook, method.uses_labels, by))
     return tuple(
         sorted(
