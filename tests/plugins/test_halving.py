@@ -253,3 +253,12 @@ def test_list_show_and_help_know_it(capsys: pytest.CaptureFixture[str]) -> None:
     assert "halving" in capsys.readouterr().out
     assert main(["reproduce", "--help"]) == 0
     assert "halving" in capsys.readouterr().out
+
+
+def test_a_dry_run_in_json_names_who_asks_again(
+    victim: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = [f"victim={victim}", "temperatures=[4]", "--dry-run", "--json", "--jobs", "1", "--out", str(tmp_path)]
+    assert main(["reproduce", "halving", *words]) == 0
+    planned = json.loads(capsys.readouterr().out)
+    assert (planned["total"], planned["missing"], planned["asks_again"]) == (2, 1, ["halving"])

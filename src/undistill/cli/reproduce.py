@@ -143,6 +143,7 @@ def _print_plan(request: Request, out: Path, *, jobs: int | None, device: str | 
     plan, missing = plan_studies(studies, out)
     cost = estimate(missing, device=pick_device(device or "auto"), threads=threads)
     costs = {row["hash"]: row for row in rows(cost)}
+    again = [study.name for study in studies if study.asks_again]
     if as_json:
         runs = [
             {
@@ -154,7 +155,8 @@ def _print_plan(request: Request, out: Path, *, jobs: int | None, device: str | 
             }
             for step in plan.steps
         ]
-        print_json({"runs": runs, "total": len(runs), "missing": len(missing), "estimate": totals(cost, slots)})
+        found = {"runs": runs, "total": len(runs), "missing": len(missing), "estimate": totals(cost, slots)}
+        print_json({**found, **({"asks_again": again} if again else {})})
         return
     lines = []
     for step in plan.steps:
@@ -166,9 +168,8 @@ def _print_plan(request: Request, out: Path, *, jobs: int | None, device: str | 
             lines.append(("to run", *run, format_flops(row["flops"]), format_seconds(row["seconds"])))
     print_table(("state", "run", "data", "epochs", "operations", "time alone"), lines, right=[3, 4, 5])
     typer.echo(f"\n{len(lines)} runs: {len(lines) - len(missing)} there, {len(missing)} to run")
-    again = ", ".join(study.name for study in studies if study.asks_again)
     if again:
-        typer.echo(f"then whatever is asked for once these are there: {again}")
+        typer.echo(f"then whatever is asked for once these are there: {', '.join(again)}")
     if missing:
         low, high = map(format_seconds, cost.duration(slots))
         unknown = f", and {cost.unknown} runs of unknown cost" if cost.unknown else ""
