@@ -202,12 +202,15 @@ def test_gradients_of_other_images_are_refused(x: Tensor, grad: Tensor, told: st
 
 def test_operands_may_be_views():
     """Of other strides, an offset, or one number for all: what is read is what torch reads."""
-    x = torch.randn(4, 8, 8, 48).permute(0, 3, 1, 2)[1:3, 16:32]
+    x = torch.randn(4, 8, 8, 48, generator=torch.Generator().manual_seed(0)).permute(0, 3, 1, 2)[1:3, 16:32]
     weight, bias = WEIGHT.flip(2)[::2].transpose(0, 1), torch.ones(1).expand(16)
-    torch.testing.assert_close(conv3x3(x, weight, bias), direct(x, weight, bias), rtol=1e-4, atol=1e-4)
     grad = torch.ones(1).expand(2, 16, 8, 8)
-    expected = torch.nn.grad.conv2d_weight(x, weight.shape, grad, padding=1)
-    torch.testing.assert_close(winograd.conv3x3_weight(x, grad), expected, rtol=1e-4, atol=1e-4)
+    for found, expected in (
+        (conv3x3(x, weight, bias), direct(x, weight, bias)),
+        (winograd.conv3x3_weight(x, grad), torch.nn.grad.conv2d_weight(x, weight.shape, grad, padding=1)),
+    ):
+        # By the norm: single elements are off by up to 3e-4, rounded otherwise; a wrong stride is off by all of it.
+        assert (found - expected).norm() < 1e-5 * expected.norm()
 
 
 def test_the_mode_leaves_half_precision_to_autocast(calls: list[Any]):
