@@ -6,6 +6,7 @@ import logging
 import shutil
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -23,16 +24,17 @@ from undistill.engine.device import arithmetic, memory_kept
 from undistill.engine.fast.folding import fold_batchnorm
 from undistill.engine.fast.graphs import GraphStepper
 from undistill.engine.fast.mixed import MixedPrecision
-from undistill.engine.fast.steps import FastStepper, rebuild, use_layout
-from undistill.engine.fast.tuning import choose_tuning
+from undistill.engine.fast.steps import measured, rebuild, use_layout
+from undistill.engine.fast.tuning import choose_for, choose_tuning
+from undistill.engine.job import Job
 from undistill.engine.optim import make_optimizer
-from undistill.engine.stepping import EagerStepper, Learner
+from undistill.engine.stepping import Learner, take_step
 from undistill.errors import AccessError, InterruptedRunError, RunError
 from undistill.methods import build_method
 from undistill.models import build_model, list_models
 from undistill.objective import Frozen, Nets
 from undistill.recipe import make_recipe
-from undistill.victim import Access, Victim
+from undistill.victim import Access, Victim, asked_once
 
 CPU = torch.device("cpu")
 DATA = load_dataset("digits").take(train=1216, test=100)  # 10 steps an epoch, the last one of 64 images
@@ -63,7 +65,9 @@ def fit(
             records.append(record)
 
     engine.fit(
-        build_method(method), found, DATA, config, device=CPU, callback=kwargs.pop("callback", Callback()), **kwargs
+        Job(build_method(method), found, config, callback=kwargs.pop("callback", Callback()), **kwargs),
+        DATA,
+        device=CPU,
     )
     return found, records
 
@@ -245,14 +249,13 @@ def test_a_captured_step_is_a_step(optimizer: str):
         watch = lambda loss, norm, found=found: found.append(float(loss.detach()))  # noqa: E731
         method = build_method("kd")
         learner = Learner(method, of, optimizing, watch)
-        eager = EagerStepper(learner)
-        graph = GraphStepper([learner], first, capture=played) if kind == "graph" else None
-        step = (lambda given, lr, graph=graph: graph(given, [lr])) if graph is not None else eager
+        eager = partial(take_step, [learner])
+        step = GraphStepper([learner], first, capture=played) if kind == "graph" else eager
         for lr in (0.01, 0.002):
             for rows in (slice(0, 32), slice(32, 64)):
                 given = batch(64)
-                step(Batch(given.x[rows], given.y[rows], given.index[rows]), lr)
-        eager(batch(16), 0.01)
+                step(Batch(given.x[rows], given.y[rows], given.index[rows]), [lr])
+        eager(batch(16), [0.01])
         made[kind] = of
     assert losses["graph"] == pytest.approx(losses["eager"], rel=1e-4)
     assert len(losses["graph"]) == 5
@@ -299,46 +302,60 @@ def test_a_victim_that_cannot_be_captured_answers_all_the_same(caplog: pytest.Lo
     results = []
     for capture in (played, only_the_step):
         of = nets("kd")
-        learner = Learner(build_method("kd"), of, make_optimizer(EXACT, of.model), lambda *_: None)
-        step = GraphStepper([learner], first, capture=capture)
-        results.append([step(given, [0.01])[0].loss.clone() for given in (first, second, first)])
+        losses: list[float] = []
+        watch = lambda loss, norm, found=losses: found.append(float(loss))  # noqa: E731
+        step = GraphStepper(
+            [Learner(build_method("kd"), of, make_optimizer(EXACT, of.model), watch)], first, capture=capture
+        )
+        for given in (first, second, first):
+            step(given, [0.01])
+        results.append(losses)
     assert results[0] == results[1]
     assert caplog.text.count("the victim's pass cannot be captured") == 1
 
 
-def captured_thieves(victim: Victim, methods: list[str], first: Batch) -> tuple[list[GraphStepper], list[Nets]]:
+def captured_thieves(
+    victim: Victim, methods: list[str], first: Batch
+) -> tuple[list[GraphStepper], list[Nets], list[float]]:
+    """Return steps of thieves of one victim, their nets, and where their losses go."""
+    losses: list[float] = []
     found = [Nets(net(1).train(), victim=victim.another()) for _ in methods]
-    return [
-        GraphStepper(
-            [Learner(build_method(method), of, make_optimizer(EXACT, of.model), lambda *_: None)], first, capture=played
-        )
-        for method, of in zip(methods, found, strict=True)
-    ], found
+    return (
+        [GraphStepper([thief(*each, losses)], first, capture=played) for each in zip(methods, found, strict=True)],
+        found,
+        losses,
+    )
+
+
+def thief(method: str, of: Nets, losses: list[float]) -> Learner:
+    watch = lambda loss, norm: losses.append(float(loss.detach()))  # noqa: E731
+    return Learner(build_method(method), of, make_optimizer(EXACT, of.model), watch)
 
 
 def test_captured_steps_share_their_victims_pass():
     counting = Counting()
     methods = ["kd(temperature=2)", "kd(temperature=8)", "hard_label"]
-    steppers, found = captured_thieves(Victim(counting), methods, batch())
+    steppers, found, losses = captured_thieves(Victim(counting), methods, batch())
     eager = [Nets(net(1).train(), victim=Victim(net(2))) for _ in methods]
-    alone = [
-        EagerStepper(Learner(build_method(method), of, make_optimizer(EXACT, of.model), lambda *_: None))
-        for method, of in zip(methods, eager, strict=True)
-    ]
+    expected: list[float] = []
+    alone = [thief(method, of, expected) for method, of in zip(methods, eager, strict=True)]
     before = counting.passes
     for rows in (slice(0, 32), slice(32, 64)):
         whole = batch(64)
         given = Batch(whole.x[rows], whole.y[rows], whole.index[rows])
-        for stepper, step in zip(steppers, alone, strict=True):
-            (output,), expected = stepper(given, [0.01]), step(given, 0.01)
-            assert float(output.loss) == pytest.approx(float(expected.loss.detach()), rel=1e-4)
+        with asked_once(given.x):
+            for stepper in steppers:
+                stepper(given, [0.01])
+        take_step(alone, given, [0.01] * 3)
+    assert losses == pytest.approx(expected, rel=1e-4)
+    assert len(losses) == 6
     assert counting.passes - before == 2  # batches
     assert [of.victim.queries for of in found] == [64, 64, 64]
 
 
 def test_a_captured_step_gets_no_more_than_its_victim_gives():
     labels_only = Victim(net(2), access=Access.LABELS)
-    (stepper,), (found,) = captured_thieves(labels_only, ["hard_label"], batch())
+    (stepper,), (found,), _ = captured_thieves(labels_only, ["hard_label"], batch())
     stepper(batch(), [0.01])
     assert found.victim.queries == 32
     with pytest.raises(AccessError, match="gives labels, not logits"):
@@ -347,10 +364,11 @@ def test_a_captured_step_gets_no_more_than_its_victim_gives():
 
 def test_a_victim_that_shows_its_gradients_is_asked_inside():
     counting = Counting()
-    steppers, found = captured_thieves(Victim(counting, access=Access.GRADIENTS), ["kd", "kd"], batch())
+    steppers, found, _ = captured_thieves(Victim(counting, access=Access.GRADIENTS), ["kd", "kd"], batch())
     before, given = counting.passes, batch()
-    for stepper in steppers:
-        stepper(given, [0.01])
+    with asked_once(given.x):
+        for stepper in steppers:
+            stepper(given, [0.01])
     assert counting.passes - before == 2  # thieves
     assert [of.victim.queries for of in found] == [32, 32]
 
@@ -446,9 +464,9 @@ def test_a_probe_changes_nothing_but_the_layout(monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setattr("undistill.engine.fast.tuning._WORTH_COMPILING_S", float("inf"))
     of, state = nets("kd"), torch.get_rng_state()
     before = {key: value.clone() for key, value in of.model.state_dict().items()}
-    learner = Learner(build_method("kd"), of, make_optimizer(fast(), of.model), lambda *_: None)
-    stepper = FastStepper(learner, fast(), CPU, steps=1000)
-    stepper._choose(batch())
+    optimizer = make_optimizer(fast(), of.model)
+    learner = Learner(build_method("kd"), of, optimizer, lambda *_: None, config=fast(), steps=1000)
+    choose_for([learner], batch(), partial(measured, [learner], batch()))
     assert all(torch.equal(value, before[key]) for key, value in of.model.state_dict().items())
     assert of.victim.queries == 0
     assert torch.equal(torch.get_rng_state(), state)

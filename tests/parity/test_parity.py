@@ -12,6 +12,7 @@ from undistill.data import load_dataset
 from undistill.data.dataset import Dataset
 from undistill.data.loader import Loader
 from undistill.engine.config import Training
+from undistill.engine.job import Job
 from undistill.engine.train import fit
 from undistill.methods import build_method
 from undistill.models import build_model
@@ -38,7 +39,7 @@ def ours(method: Objective, config: Training, **nets: nn.Module) -> dict[str, to
     model = net(1)
     adversary = Frozen(nets["adversary"]) if "adversary" in nets else None
     victim = Victim(nets["victim"]) if "victim" in nets else None
-    fit(method, Nets(model, adversary, victim), data(), config, device=CPU)
+    fit(Job(method, Nets(model, adversary, victim), config), data(), device=CPU)
     return model.state_dict()
 
 

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import logging
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from copy import deepcopy
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +28,7 @@ from undistill.engine.fast.stack import Stack, StackStepper
 from undistill.engine.fast.tuning import choose_tuning, settled
 from undistill.engine.job import Job, TrainResult
 from undistill.engine.optim import make_optimizer
-from undistill.engine.stepping import EagerStepper, Learner
+from undistill.engine.stepping import Learner, take_step
 from undistill.engine.train import fit_together
 from undistill.errors import DivergenceError, InterruptedRunError
 from undistill.methods import build_method
@@ -96,9 +99,9 @@ def sizes(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     found: list[int] = []
     call = StackStepper.__call__
 
-    def counted(stepper: StackStepper, given: Batch, lrs: Sequence[float]) -> Any:
+    def counted(stepper: StackStepper, stacked: Sequence[Learner], given: Batch, lrs: Sequence[float]) -> Any:
         found.append(len(lrs))
-        return call(stepper, given, lrs)
+        return call(stepper, stacked, given, lrs)
 
     monkeypatch.setattr(StackStepper, "__call__", counted)
     return found
@@ -128,7 +131,7 @@ def test_50_steps_are_those_of_the_nets_alone(spec: str, sizes: list[int]):
     start = net(0, spec)
     jobs = {stack: thieves(3, config(stack=stack, epochs=10, lr=1e-4), spec) for stack in (True, False)}
     found = {stack: trained(each) for stack, each in jobs.items()}
-    assert sizes == [3] * 49  # the first one is taken apart
+    assert sizes == [3] * 50
     assert_same(jobs[True], jobs[False])
     assert difference(jobs[True][0].nets.model, start) > 1e-3
     for mine, other in zip(found[True], found[False], strict=True):
@@ -145,7 +148,7 @@ def test_each_has_its_own_learning_rate_length_and_method(sizes: list[int]):
     }
     found = trained(jobs[True])
     trained(jobs[False])
-    assert sizes == [3] * 4 + [2] * 5
+    assert sizes == [3] * 5 + [2] * 5
     assert_same(jobs[True], jobs[False])
     assert [one.tuning["stack"] for one in found] == [True, True, False]  # the last epoch was one net's
     assert [job.nets.victim.queries for job in jobs[True]] == [304, 608, 912]
@@ -202,13 +205,24 @@ def test_an_objective_that_fails_fails_alone():
             raise KeyError("here")
         return plain(given, nets, logits)
 
+    @contextmanager
+    def turn(which: int) -> Iterator[None]:
+        try:
+            yield
+        except Exception as error:
+            failed.append((which, error))
+
     broken: list[int] = []
+    failed: list[tuple[int, Exception]] = []
     found = [*learners(1), *learners(1, Own(loss=fail_later)), *learners(1)]
+    found = [replace(of, turn=partial(turn, which)) for which, of in enumerate(found)]
     stack = StackStepper(found, batch())
     broken.append(1)
     before = [[p.detach().clone() for p in of.nets.model.parameters()] for of in found]
-    outputs = stack(batch(), [0.01] * 3)
-    assert isinstance(outputs[1], KeyError)
+    stack(stack.learners, batch(), [0.01] * 3)
+    ((which, error),) = failed
+    assert which == 1
+    assert isinstance(error, KeyError)
     stayed = [
         all(torch.equal(*pair) for pair in zip(of.nets.model.parameters(), was, strict=True))
         for of, was in zip(found, before, strict=True)
@@ -262,8 +276,7 @@ def test_one_that_was_ahead_joins_when_the_others_have_caught_up(
     assert not sizes
     resumed = saved(thieves(3, config(stack=True)), tmp_path)
     trained(resumed)
-    # Two are behind by three steps, of which they take the first apart; the third takes its first step apart too.
-    assert sizes == [2] * 2 + [3] * 11
+    assert sizes == [2] * 3 + [3] * 12  # two are behind by three steps
     assert_same(resumed, alone)
 
 
@@ -310,11 +323,9 @@ def test_an_objective_may_look_at_the_weights_of_its_net():
     )
     ours, theirs = learners(2, decay), learners(2, decay)
     stack = StackStepper(ours, batch())
-    alone = [EagerStepper(learner) for learner in theirs]
     for _ in range(3):
-        stack(batch(), [0.01, 0.02])
-        for step, lr in zip(alone, [0.01, 0.02], strict=True):
-            step(batch(), lr)
+        stack(stack.learners, batch(), [0.01, 0.02])
+        take_step(theirs, batch(), [0.01, 0.02])
     for mine, other in zip(ours, theirs, strict=True):
         assert difference(mine.nets.model, other.nets.model) < 1e-5
 
@@ -344,12 +355,12 @@ def test_equal_jobs_choose_once(monkeypatch: pytest.MonkeyPatch, sizes: list[int
         assert [job.nets.victim.queries for job in jobs] == [0, 0, 0]
         return found.model_copy(update={"stack": True})
 
-    monkeypatch.setattr("undistill.engine.fast.steps.choose_tuning", choose)
+    monkeypatch.setattr("undistill.engine.fast.tuning.choose_tuning", choose)
     jobs = thieves(3, config(stack=None, epochs=1))
     trained(jobs)
     assert len(asked) == 1
     assert all(seconds > 0 for seconds in asked[0])
-    assert sizes == [3] + [3] * 4  # the trial's, and all but the first step
+    assert sizes == [3] + [3] * 5  # the trial's, and all steps
 
 
 @pytest.mark.parametrize(
@@ -396,14 +407,19 @@ def test_a_stack_goes_with_winograd_for_its_victim():
 
 
 def test_a_captured_stack_is_a_stack():
-    ours, theirs = learners(3), learners(3)
+    counted: dict[str, list[StepOutput]] = {"ours": [], "theirs": []}
+    ours, theirs = (
+        [replace(of, count=lambda output, _, found=found: found.append(output)) for of in learners(3)]
+        for found in counted.values()
+    )
     eager, made = StackStepper(theirs, batch()), StackStepper(ours, batch())
-    graph = GraphStepper(made.learners, batch(), made.gradients, played)
+    graph = GraphStepper(made.learners, batch(), made, played)
     given = batch(64)
     for rows, lrs in ((slice(0, 32), [0.01, 0.02, 0.0]), (slice(32, 64), [0.001, 0.0, 0.02])):
         part = Batch(given.x[rows], given.y[rows], given.index[rows])
-        found, expected = graph(part, lrs), eager(part, lrs)
-        for one, other in zip(found, expected, strict=True):
+        graph(part, lrs)
+        eager(eager.learners, part, lrs)
+        for one, other in zip(*(found[-3:] for found in counted.values()), strict=True):
             torch.testing.assert_close(one.loss, other.loss.detach(), rtol=1e-5, atol=1e-6)
             torch.testing.assert_close(one.logits, other.logits.detach(), rtol=1e-4, atol=1e-5)
     for mine, other in zip(ours, theirs, strict=True):
@@ -421,7 +437,7 @@ def test_the_bench_measures_equal_nets_with_and_without_a_stack(monkeypatch: pyt
     loops = [EngineLoop(work, side) for side in ("separate", "stacked")]
     for loop in loops:
         loop.run(3)
-    assert sizes == [4, 4]
+    assert sizes == [4, 4, 4]
     separate, stacked = (loop.weights() for loop in loops)
     assert float((stacked - separate).norm() / separate.norm()) < 1e-5
 

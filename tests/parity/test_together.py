@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from undistill.errors import AccessError, DivergenceError, InterruptedRunError, RecipeError
 from undistill.recipe import Recipe, make_recipe
 from undistill.run import Run
-from undistill.victim import Access, Victim
+from undistill.victim import Access, Victim, asked_once
 from undistill.workspace import Workspace
 
 DATA = "digits(subset=200, test_subset=100)"
@@ -165,19 +165,32 @@ def test_another_thief_has_a_meter_of_its_own() -> None:
     net, x = Counting(), torch.rand(5, 1, 2, 2)
     first = Victim(net)
     second = first.another()
-    assert torch.equal(first.logits(x), second.logits(x))
-    assert torch.equal(second.labels(x), x.flatten(1)[:, :3].argmax(dim=1))
+    with asked_once(x):
+        assert torch.equal(first.logits(x), second.logits(x))
+        assert torch.equal(second.labels(x), x.flatten(1)[:, :3].argmax(dim=1))
     assert (first.queries, second.queries, net.passes) == (5, 10, 1)
 
 
-def test_a_tensor_that_was_changed_is_another_question() -> None:
+def test_nothing_is_remembered_outside_of_a_step() -> None:
     net, x = Counting(), torch.rand(5, 1, 2, 2)
     victim = Victim(net)
-    before = victim.logits(x).clone()
+    with asked_once(x):
+        before = victim.logits(x)
+        assert torch.equal(victim.logits(x.clone()), before)  # another tensor is another question
+        assert net.passes == 2
     x.add_(1)
     assert torch.equal(victim.logits(x), before + 2)
-    assert torch.equal(victim.logits(x.clone()), before + 2)
-    assert net.passes == 3
+    with asked_once(x):
+        assert torch.equal(victim.logits(x), before + 2)
+    assert net.passes == 4
+
+
+def test_victims_of_their_own_answer_for_themselves() -> None:
+    net, x = Counting(), torch.rand(5, 1, 2, 2)
+    with asked_once(x):
+        for victim in (Victim(net), Victim(net)):
+            victim.logits(x)
+    assert net.passes == 2
 
 
 def test_tensors_of_inference_mode_are_asked_about_every_time() -> None:
@@ -193,6 +206,7 @@ def test_tensors_of_inference_mode_are_asked_about_every_time() -> None:
 def test_what_a_thief_does_to_an_answer_is_his_own_affair() -> None:
     victim, x = Victim(Counting()), torch.rand(5, 1, 2, 2)
     expected = x.flatten(1)[:, :3] * 2
-    for thief in (victim, victim.another(), victim.another()):
-        assert torch.equal(thief.logits(x), expected)
-        thief.logits(x).div_(4)
+    with asked_once(x):
+        for thief in (victim, victim.another(), victim.another()):
+            assert torch.equal(thief.logits(x), expected)
+            thief.logits(x).div_(4)

@@ -7,6 +7,7 @@ import torch
 
 from undistill.data import load_dataset
 from undistill.engine.config import Training
+from undistill.engine.job import Job
 from undistill.engine.optim import learning_rate
 from undistill.engine.train import fit
 from undistill.methods import build_method
@@ -51,7 +52,7 @@ def test_it_learns_more_than_a_protocol_that_is_cut_short():
     found = {}
     for name, config in {"cut": whole.model_copy(update={"epochs": 4}), "turbo": turbo(whole)}.items():
         model = build_model("cnn(channels=16)", num_classes=10, in_channels=1, image_size=8, seed=0)
-        found[name] = fit(build_method("ce"), Nets(model), data, config, device=torch.device("cpu")).last.accuracy
+        found[name] = fit(Job(build_method("ce"), Nets(model), config), data, device=torch.device("cpu")).last.accuracy
     assert found["turbo"] > found["cut"] + 1
     assert found["turbo"] > 92
 

@@ -15,6 +15,7 @@ from undistill.data import load_dataset
 from undistill.data.dataset import Dataset
 from undistill.defenses import DEFENSES, Defense, list_defenses
 from undistill.engine.config import Training
+from undistill.engine.job import Job
 from undistill.engine.train import fit
 from undistill.errors import AccessError, InterruptedRunError, RecipeError, UnknownNameError
 from undistill.methods import REFERENCES, build_method, method_class
@@ -166,7 +167,7 @@ def test_trains(method: type[Objective]):
     victim = Victim(others["teacher"], access=getattr(method, "access", Access.LABELS))
     losses = Losses()
     fit(
-        smoke(method), Nets(model, Frozen(others["twin"]), victim), data, TWO_STEPS, device=CPU, callback=losses
+        Job(smoke(method), Nets(model, Frozen(others["twin"]), victim), TWO_STEPS, callback=losses), data, device=CPU
     )  # an attack with no more than it declares
     (record,) = losses.records
     assert all(math.isfinite(value) for value in record.values())
@@ -216,7 +217,7 @@ def test_attack_takes_no_more_than_it_declares(method: type[Attack]):
         return
     victim = Victim(net(data, 3), access=Access(method.access - 1))
     with pytest.raises(AccessError, match="the victim gives"):
-        fit(smoke(method), Nets(net(data, 1), victim=victim), data, TWO_STEPS, device=CPU)
+        fit(Job(smoke(method), Nets(net(data, 1), victim=victim), TWO_STEPS), data, device=CPU)
     assert victim.queries == 0
 
 
@@ -224,7 +225,7 @@ def test_attack_takes_no_more_than_it_declares(method: type[Attack]):
 def test_attack_needs_a_victim(method: type[Attack]):
     data = load_dataset(DATA)
     with pytest.raises(RecipeError, match=f"attack {method.name!r} needs a victim"):
-        fit(smoke(method), Nets(net(data, 1)), data, TWO_STEPS, device=CPU)
+        fit(Job(smoke(method), Nets(net(data, 1)), TWO_STEPS), data, device=CPU)
 
 
 @attacks
@@ -242,7 +243,7 @@ def test_attack_that_needs_no_labels_does_not_look_at_them(method: type[Attack])
         )
         model = net(data, 1)
         nets = Nets(model, victim=Victim(net(data, 3), access=method.access))
-        fit(smoke(method), nets, other, TWO_STEPS, device=CPU)
+        fit(Job(smoke(method), nets, TWO_STEPS), other, device=CPU)
         states.append(model.state_dict())
     same = all(torch.equal(value, states[1][key]) for key, value in states[0].items())
     assert same == (not method.uses_labels)
@@ -252,4 +253,4 @@ def test_attack_that_needs_no_labels_does_not_look_at_them(method: type[Attack])
 def test_defense_needs_its_adversary(name: str):
     data = load_dataset(DATA)
     with pytest.raises(RecipeError, match=f"defense {name!r} needs an adversary"):
-        fit(smoke(DEFENSES[name]), Nets(net(data, 1)), data, TWO_STEPS, device=CPU)
+        fit(Job(smoke(DEFENSES[name]), Nets(net(data, 1)), TWO_STEPS), data, device=CPU)

@@ -10,7 +10,7 @@ import torch
 
 from undistill.data import Shape, dataset_shape, list_datasets, load_dataset
 from undistill.data.download import REMOTES, cache_dir
-from undistill.engine.job import Callback
+from undistill.engine.job import Job
 from undistill.errors import DataError, InterruptedRunError, RecipeError
 from undistill.orchestrate import estimate as module
 from undistill.orchestrate.estimate import (
@@ -168,10 +168,11 @@ def test_a_heavy_net_is_probed_with_the_images_that_fit(
     """A step of ResNet-50 takes 3 x 2.596 GFLOP an image, and four seconds are to hold three steps."""
     seen: list[int] = []
 
-    def fit(*args: Any, callback: Callback, **kwargs: Any) -> None:
-        seen.append(args[3].batch_size)
-        callback.step(1, 1, 40)
-        callback.step(1, 2, 40)
+    def fit(job: Job, *args: Any, **kwargs: Any) -> None:
+        assert job.callback is not None
+        seen.append(job.config.batch_size)
+        job.callback.step(1, 1, 40)
+        job.callback.step(1, 2, 40)
 
     monkeypatch.setattr(module, "fit", fit)
     monkeypatch.setattr(module, "matmul_rate", lambda *args, **kwargs: rate / module._FIRST_GUESS)

@@ -22,6 +22,7 @@ from undistill.data.dataset import Dataset, Frame, Images
 from undistill.data.loader import EmptyBatches, normalize
 from undistill.engine import train
 from undistill.engine.config import Training
+from undistill.engine.job import Job
 from undistill.engine.synthetic import read_images, write_images
 from undistill.engine.train import fit
 from undistill.errors import CheckpointError, DataError, InterruptedRunError, RecipeError
@@ -69,7 +70,7 @@ def steal(method: Objective, data: Dataset, **config: Any) -> tuple[dict[str, Te
     victim = Victim(net(data, 3), access=Access.GRADIENTS)
     model = net(data, 1)
     protocol = {"epochs": 2, "batch_size": 10, "lr": 0.05, "holdout": 0, "selection": "last", **config}
-    fit(method, Nets(model, victim=victim), data, Training(**protocol), device=CPU)
+    fit(Job(method, Nets(model, victim=victim), Training(**protocol)), data, device=CPU)
     return model.state_dict(), victim
 
 
@@ -166,7 +167,7 @@ def test_probabilities_are_all_that_dfme_gets() -> None:
     data = load_dataset(DATA)
     victim = Victim(net(data, 3), access=Access.PROBS)
     config = Training(epochs=1, batch_size=10, lr=0.05, holdout=0, selection="last")
-    fit(smoke("dfme"), Nets(net(data, 1), victim=victim), data, config, device=CPU)
+    fit(Job(smoke("dfme"), Nets(net(data, 1), victim=victim), config), data, device=CPU)
     assert victim.queries > 0
 
 
@@ -290,7 +291,7 @@ def taught() -> tuple[Dataset, nn.Module]:
     data = load_dataset("digits(subset=400, test_subset=300)")
     model = build_model("cnn(channels=8)", num_classes=10, in_channels=1, image_size=8, seed=3)
     config = Training(epochs=8, batch_size=32, lr=0.1, schedule="one_cycle", holdout=0, selection="last")
-    fit(build_method("ce"), Nets(model), data, config, device=CPU)
+    fit(Job(build_method("ce"), Nets(model), config), data, device=CPU)
     return data, model.eval()
 
 
@@ -385,7 +386,7 @@ def test_a_student_learns_without_data(taught: tuple[Dataset, nn.Module], spec: 
     model = build_model("cnn(channels=8)", num_classes=10, in_channels=1, image_size=8, seed=1)
     nets = Nets(model, victim=Victim(victim, access=Access.GRADIENTS))
     config = Training(epochs=epochs, batch_size=32, lr=0.05, schedule="one_cycle", holdout=0, selection="last")
-    assert fit(build_method(spec), nets, data, config, device=CPU).last.accuracy > least  # of ten classes
+    assert fit(Job(build_method(spec), nets, config), data, device=CPU).last.accuracy > least  # of ten classes
 
 
 @pytest.mark.parametrize("term", ["one_hot", "entropy", "activation"])
@@ -396,7 +397,7 @@ def test_the_generator_of_dafl_minimises_each_term(taught: tuple[Dataset, nn.Mod
     nets = Nets(net(data, 1), victim=Victim(victim, access=Access.GRADIENTS))
     config = Training(epochs=2, batch_size=32, lr=0.01, holdout=0, selection="last")
     seen = Records()
-    fit(method, nets, data, config, device=CPU, callback=seen)
+    fit(Job(method, nets, config, callback=seen), data, device=CPU)
     first, last = (record[f"train_{term}"] for record in seen.found)
     assert last < first - 0.02 * abs(first)
 

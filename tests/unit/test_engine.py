@@ -30,6 +30,7 @@ from undistill.engine.device import exact_arithmetic, pick_device
 from undistill.engine.evaluate import evaluate, predict
 from undistill.engine.guard import DivergenceGuard, gradient_norm
 from undistill.engine.interrupt import stop_on_interrupt
+from undistill.engine.job import Job
 from undistill.engine.optim import learning_rate, make_optimizer
 from undistill.engine.state import TrainState
 from undistill.engine.train import fit
@@ -161,7 +162,7 @@ def test_every_image_is_trained_on_and_the_last_batch_is_small():
             return StepOutput(F.cross_entropy(logits, batch.y), logits)
 
     recorder = Recorder()
-    fit(Spy(), Nets(net()), data(), SHORT, device=CPU, callback=recorder)
+    fit(Job(Spy(), Nets(net()), SHORT, callback=recorder), data(), device=CPU)
     assert [size for size, _ in seen] == [40, 40, 20] * 2
     for epoch in (0, 1):
         rows = [row for _, rows in seen[3 * epoch : 3 * epoch + 3] for row in rows]
@@ -183,7 +184,7 @@ def test_record_of_an_epoch():
         test = model((split.test.x.float() / 255 - split.mean[0]) / split.std[0])
         test_nll = float(F.cross_entropy(test, split.test.y))
         test_accuracy = 100 * float((test.argmax(1) == split.test.y).float().mean())
-    fit(build_method("ce"), Nets(model), split, config, device=CPU, callback=recorder)
+    fit(Job(build_method("ce"), Nets(model), config, callback=recorder), split, device=CPU)
     (record,) = recorder.records
     assert (record["epoch"], record["lr"]) == (1, 1e-30)
     assert record["train_loss"] == pytest.approx(loss, rel=1e-5)
@@ -199,7 +200,7 @@ def test_same_seed_same_weights_another_seed_others():
         model = net("cnn(channels=4, dropout=0.3)")
         config = SHORT.model_copy(update={"seed": seed, "epochs": 1})
         torch.manual_seed(1000 + len(states))  # what the program did before does not matter
-        fit(build_method("ce"), Nets(model), data(), config, device=CPU)
+        fit(Job(build_method("ce"), Nets(model), config), data(), device=CPU)
         states.append(model.state_dict())
     assert all(torch.equal(value, states[1][key]) for key, value in states[0].items())
     assert not all(torch.equal(value, states[2][key]) for key, value in states[0].items())
@@ -209,7 +210,7 @@ def test_the_random_state_of_the_program_is_left_alone():
     torch.manual_seed(5)
     expected = torch.rand(3)
     torch.manual_seed(5)
-    fit(build_method("ce"), Nets(net("cnn(channels=4, dropout=0.3)")), data(), SHORT, device=CPU)
+    fit(Job(build_method("ce"), Nets(net("cnn(channels=4, dropout=0.3)")), SHORT), data(), device=CPU)
     assert torch.equal(torch.rand(3), expected)
 
 
@@ -245,7 +246,7 @@ def test_selection(monkeypatch: pytest.MonkeyPatch, selection: str, expected: in
         def epoch(self, record: dict[str, Any]) -> None:
             weights.append({key: value.clone() for key, value in model.state_dict().items()})
 
-    fitted = fit(build_method("ce"), Nets(model), data(), config, device=CPU, callback=Keep())
+    fitted = fit(Job(build_method("ce"), Nets(model), config, callback=Keep()), data(), device=CPU)
     assert fitted.selected_epoch == expected
     assert all(torch.equal(value, weights[expected - 1][key]) for key, value in model.state_dict().items())
     assert sizes[:4] == [monitored] * 4
@@ -267,7 +268,7 @@ def test_held_out_images_are_never_trained_on():
             return StepOutput(F.cross_entropy(logits, batch.y), logits)
 
     config = Training(epochs=3, batch_size=40, lr=0.05, holdout=0.3, seed=4)
-    fit(Spy(), Nets(net()), split, config, device=CPU)
+    fit(Job(Spy(), Nets(net()), config), split, device=CPU)
     rest, held_out = split.holdout(0.3, 4)
     mean, std = (torch.tensor(value).view(1, -1, 1, 1) for value in (split.mean, split.std))
     pixels = [{image.numpy().tobytes() for image in (part.x.float() / 255 - mean) / std} for part in (rest, held_out)]
@@ -284,7 +285,7 @@ def test_collapsed_student_is_a_result():
         next(reversed(list(model.parameters())))[3] = 1e4
     config = SHORT.model_copy(update={"lr": 1e-9, "epochs": 1})
     recorder = Recorder()
-    fitted = fit(build_method("ce"), Nets(model), data(), config, device=CPU, callback=recorder)
+    fitted = fit(Job(build_method("ce"), Nets(model), config, callback=recorder), data(), device=CPU)
     assert fitted.last.collapsed
     assert (fitted.last.top_class, fitted.last.top_class_share) == (3, 1.0)
     assert fitted.last.accuracy == pytest.approx(100 * float((data().test.y == 3).float().mean()))
@@ -355,7 +356,7 @@ def test_diverging_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, lr: floa
             return StepOutput(100 * F.cross_entropy(logits, batch.y), logits)
 
     with pytest.raises(DivergenceError, match="training diverged") as caught:
-        fit(Steep(), Nets(net(model)), data(), config, device=CPU, state_path=path)
+        fit(Job(Steep(), Nets(net(model)), config, state_path=path), data(), device=CPU)
     error = caught.value
     assert error.last_finite_loss is not None
     assert math.isfinite(error.last_finite_loss)
@@ -392,7 +393,7 @@ def test_divergence_that_is_not_read_yet_is_not_saved(tmp_path: Path, monkeypatc
     recorder, path = InterruptAtThree(), tmp_path / "state.safetensors"
     config = SHORT.model_copy(update={"batch_size": 20})  # five steps an epoch
     with pytest.raises(DivergenceError, match="loss is not finite at epoch 1, step 2"):
-        fit(NanAtTwo(), Nets(net()), data(), config, device=CPU, state_path=path, callback=recorder)
+        fit(Job(NanAtTwo(), Nets(net()), config, state_path=path, callback=recorder), data(), device=CPU)
     start = net().state_dict()
     assert all(torch.equal(load_file(path)[f"model/{key}"], value) for key, value in start.items())
 
@@ -402,7 +403,11 @@ def test_divergence_in_the_very_last_step(tmp_path: Path):
     config = Training(epochs=1, batch_size=100, lr=1e38, holdout=0, selection="last", schedule="constant")
     log = MetricsLog(tmp_path / "metrics.jsonl")
     with pytest.raises(DivergenceError, match="loss on unseen images is not finite at epoch 1, step 1") as caught:
-        fit(build_method("ce"), Nets(net()), data(), config, device=CPU, state_path=tmp_path / "state", callback=log)
+        fit(
+            Job(build_method("ce"), Nets(net()), config, state_path=tmp_path / "state", callback=log),
+            data(),
+            device=CPU,
+        )
     assert math.isfinite(caught.value.last_finite_loss or math.nan)
     assert read_metrics(tmp_path / "metrics.jsonl") == []
 
@@ -525,7 +530,7 @@ def test_tensorboard(tmp_path: Path):
 
     log = MetricsLog(tmp_path / "metrics.jsonl")
     with Callbacks(log, TensorBoard(tmp_path), None) as callbacks:
-        fit(build_method("ce"), Nets(net()), data(), SHORT, device=CPU, callback=callbacks)
+        fit(Job(build_method("ce"), Nets(net()), SHORT, callback=callbacks), data(), device=CPU)
     found = EventAccumulator(str(tmp_path / "tensorboard")).Reload()
     records = read_metrics(tmp_path / "metrics.jsonl")
     tags = {name: name.replace("_", "/", 1) for name in records[0] if name != "epoch"}
@@ -674,7 +679,7 @@ def test_training_in_a_thread():
 
     def work() -> None:
         try:
-            fit(build_method("ce"), Nets(net()), data(), SHORT, device=CPU)
+            fit(Job(build_method("ce"), Nets(net()), SHORT), data(), device=CPU)
         except BaseException as error:
             failures.append(error)
 

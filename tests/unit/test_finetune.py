@@ -12,6 +12,7 @@ from torch import Tensor
 from undistill.attacks.finetune import FineTune
 from undistill.data import load_dataset
 from undistill.engine.config import Training
+from undistill.engine.job import Job
 from undistill.engine.train import fit
 from undistill.errors import AccessError, RecipeError
 from undistill.models import build_model
@@ -36,7 +37,7 @@ def tuned(
     victim, student = net(3, model), net(1, model)
     before = {name: value.clone() for name, value in victim.state_dict().items()}
     meter = Victim(victim, access=Access.GRADIENTS)
-    fit(FineTune(layers=layers), Nets(student, victim=meter), load_dataset(DATA), config, device=CPU)
+    fit(Job(FineTune(layers=layers), Nets(student, victim=meter), config), load_dataset(DATA), device=CPU)
     assert all(torch.equal(value, victim.state_dict()[name]) for name, value in before.items())
     assert meter.queries == 0
     return before, student.state_dict()
@@ -99,13 +100,13 @@ def test_weights_are_a_copy():
 def test_another_net_is_refused():
     nets = Nets(net(1), victim=Victim(net(3, "cnn(channels=8)"), access=Access.GRADIENTS))
     with pytest.raises(RecipeError, match="set model to the victim's model"):
-        fit(FineTune(), nets, load_dataset(DATA), FEW, device=CPU)
+        fit(Job(FineTune(), nets, FEW), load_dataset(DATA), device=CPU)
 
 
 def test_another_scale_is_refused():
     victim = Victim(net(3), access=Access.GRADIENTS, trained_on=([0.1], [0.2]), queried_with=([0.5], [0.5]))
     with pytest.raises(RecipeError, match="its images were normalized differently; give both"):
-        fit(FineTune(), Nets(net(1), victim=victim), load_dataset(DATA), FEW, device=CPU)
+        fit(Job(FineTune(), Nets(net(1), victim=victim), FEW), load_dataset(DATA), device=CPU)
 
 
 def chain(**changes: Any) -> Recipe:

@@ -13,6 +13,7 @@ from undistill.data import Shape, load_dataset
 from undistill.data.dataset import Frame
 from undistill.data.loader import Batch, normalize
 from undistill.engine.config import Training
+from undistill.engine.job import Job
 from undistill.engine.train import fit
 from undistill.models import build_model
 from undistill.objective import Nets
@@ -89,7 +90,11 @@ def test_student_and_projector_are_trained_as_one(optimizer: str, monkeypatch: p
         augment="none",
         optimizer=optimizer,
     )
-    fit(Remembered(weight=2.0), Nets(student, victim=Victim(teacher, access=Access.FEATURES)), data, config, device=CPU)
+    fit(
+        Job(Remembered(weight=2.0), Nets(student, victim=Victim(teacher, access=Access.FEATURES)), config),
+        data,
+        device=CPU,
+    )
     ((modules, drawn),) = made
     projector = drawn["projector"]
     parameters = [*start.parameters(), *projector.parameters()]

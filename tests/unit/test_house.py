@@ -92,7 +92,7 @@ def test_no_circle():
 
 def test_the_exact_path_reads_alone():
     fast = {module for module, known in GRAPH.items() for found in known if _exact(module, found)}
-    assert fast == {"undistill.engine.together", "undistill.engine.trainer"}
+    assert fast == {"undistill.engine.train"}
 
 
 def _exact(module: str, found: str) -> bool:

@@ -13,7 +13,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from undistill.data.loader import normalize
 from undistill.errors import AccessError, ShapeError, UndistillError, UnknownNameError
 from undistill.models import build_model
-from undistill.victim import Access, Victim
+from undistill.victim import Access, Victim, asked_once
 
 CLASSES = 10
 
@@ -225,48 +225,57 @@ def test_answers_can_be_saved_by_a_graph(net: nn.Module):
     assert all(p.grad is not None for p in student.parameters())
 
 
-# --- prepared: its answer is at hand ----------------------------------------------------------------------------------
+# --- answers at hand, as captured steps read them ---------------------------------------------------------------------
 
 
-def test_a_prepared_victim_answers_what_was_asked_for_it():
+def test_what_was_written_is_answered_with_access_and_policy():
     passes = []
     net = nn.Flatten()
     net.register_forward_hook(lambda *_: passes.append(1))
     victim = Victim(net, access=Access.PROBS, policy=lambda probs, x: probs.flip(1))
-    x = torch.rand(4, 1, 1, 3)
-    prepared, ask = victim.prepared(x)
+    x, answers, thief = torch.rand(4, 1, 1, 3), {}, victim.another()
     for _ in range(2):
         x.copy_(torch.rand_like(x))
         same = x.clone()
-        ask(same)
-        expected = x.flatten(1).softmax(dim=1).flip(1)
-        assert victim.labels(same).tolist() == expected.argmax(dim=1).tolist()  # another thief, the same pass
-        for _ in range(3):
-            torch.testing.assert_close(prepared.probs(x), expected)
+        with asked_once(same):
+            victim.write_answer(same, answers)
+            expected = x.flatten(1).softmax(dim=1).flip(1)
+            assert victim.labels(same).tolist() == expected.argmax(dim=1).tolist()  # another thief, the same pass
+        with asked_once(x, answers):
+            for _ in range(3):
+                torch.testing.assert_close(thief.probs(x), expected)
+            with pytest.raises(AccessError):
+                thief.logits(x)
     assert len(passes) == 2
-    assert (prepared.queries, victim.queries) == (2 * 3 * 4, 2 * 4)
-    with pytest.raises(AccessError):
-        prepared.logits(x)
+    assert (thief.queries, victim.queries) == (2 * 3 * 4, 2 * 4)
 
 
-def test_a_prepared_victim_computes_what_was_not_asked_for_it():
+def test_what_was_not_written_is_computed():
     victim = Victim(nn.Flatten())
-    x = torch.rand(4, 1, 1, 3)
-    prepared, ask = victim.prepared(x, lambda net: nn.Sequential(net, nn.Softmax(dim=1)))
-    ask(x)
-    torch.testing.assert_close(prepared.logits(x), x.flatten(1).softmax(dim=1))
-    torch.testing.assert_close(prepared.logits(x.flip(0)), x.flip(0).flatten(1))
-    ask(x)
-    x.add_(1)  # by the thief
-    torch.testing.assert_close(prepared.logits(x), x.flatten(1))
+    x, answers = torch.rand(4, 1, 1, 3), {}
+    victim.computed_by(lambda net: nn.Sequential(net, nn.Softmax(dim=1))).write_answer(x, answers)
+    with asked_once(x, answers):
+        torch.testing.assert_close(victim.logits(x), x.flatten(1).softmax(dim=1))
+        torch.testing.assert_close(victim.logits(x.flip(0)), x.flip(0).flatten(1))
+        torch.testing.assert_close(Victim(nn.Flatten()).logits(x), x.flatten(1))
+    torch.testing.assert_close(victim.logits(x), x.flatten(1))
 
 
 def test_the_answer_at_hand_stays_as_it_is():
-    x = torch.rand(4, 1, 1, 3)
-    prepared, ask = Victim(nn.Flatten()).prepared(x)
-    ask(x)
-    prepared.logits(x).zero_()
-    torch.testing.assert_close(prepared.logits(x), x.flatten(1))
+    victim, x, answers = Victim(nn.Flatten()), torch.rand(4, 1, 1, 3), {}
+    victim.write_answer(x, answers)
+    with asked_once(x, answers):
+        victim.logits(x).zero_()
+        torch.testing.assert_close(victim.logits(x), x.flatten(1))
+
+
+def test_answers_are_written_to_one_place():
+    victim, answers = Victim(nn.Flatten()), {}
+    victim.write_answer(torch.zeros(4, 1, 1, 3), answers)
+    (place,) = answers.values()
+    victim.write_answer(torch.ones(4, 1, 1, 3), answers)
+    assert place.eq(1).all()
+    assert victim.queries == 0
 
 
 def test_an_answer_is_shared_with_those_that_compute_alike(net: nn.Module):
@@ -283,6 +292,8 @@ def test_an_answer_is_shared_with_those_that_compute_alike(net: nn.Module):
     victim, x = Victim(net), images(4)
     first, second = (victim.computed_by(computing("float32"), how="float32") for _ in range(2))
     other = victim.computed_by(computing("bf16"), how="bf16")
-    for each in (first, second, other):
-        each.logits(x)
+    with asked_once(x):
+        for each in (first, second, other):
+            each.logits(x)
     assert asked == ["float32", "bf16"]
+    assert victim.queries == 3 * len(x)  # the meter is the victim's

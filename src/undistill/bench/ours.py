@@ -14,11 +14,11 @@ from undistill.data.loader import Batch, Loader
 from undistill.engine.device import arithmetic
 from undistill.engine.flops import count_flops
 from undistill.engine.job import Job
-from undistill.engine.together import Together
+from undistill.engine.train import stepping
 from undistill.engine.trainer import Trainer
 from undistill.methods import build_method
 from undistill.objective import Frozen, Nets
-from undistill.victim import Victim
+from undistill.victim import Victim, asked_once
 
 __all__ = ["EngineLoop", "step_flops"]
 
@@ -53,7 +53,7 @@ class EngineLoop:
             with trainer.turn():
                 trainer.resume()
                 trainer.begin_epoch(share=1 / len(jobs))
-        self._together, self._batches = Together(), self._stream()
+        self._step, self._batches = self._settings.enter_context(stepping(config.profile)), self._stream()
 
     def run(self, steps: int) -> None:
         """Take so many steps with every net.
@@ -62,7 +62,9 @@ class EngineLoop:
             Exception: Whatever stopped one of them.
         """
         for _ in range(steps):
-            self._together.advance(self._trainers, next(self._batches))
+            batch = next(self._batches)
+            with asked_once(batch.x):
+                self._step([one.learner for one in self._trainers], batch, [one.lr for one in self._trainers])
             for trainer in self._trainers:
                 if isinstance(trainer.outcome, Exception):
                     raise trainer.outcome

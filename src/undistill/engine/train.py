@@ -2,62 +2,47 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from contextlib import closing
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing, contextmanager
 from dataclasses import replace
-from pathlib import Path
+from functools import partial
 
 import torch
 
 from undistill.data.dataset import Dataset, Frame, Images
-from undistill.data.loader import EmptyBatches, Loader, Stream
-from undistill.engine.config import Training
+from undistill.data.loader import Batch, EmptyBatches, Loader, Stream
 from undistill.engine.device import arithmetic
-from undistill.engine.interrupt import StopRequest, stop_on_interrupt
-from undistill.engine.job import Callback, Job, TrainResult
+from undistill.engine.interrupt import stop_on_interrupt
+from undistill.engine.job import Job, TrainResult
+from undistill.engine.stepping import Learner, take_step
 from undistill.engine.synthetic import draw_images
-from undistill.engine.together import Together
 from undistill.engine.trainer import Trainer
 from undistill.errors import InterruptedRunError, RecipeError
-from undistill.objective import Nets, Objective
+from undistill.victim import asked_once
 
-__all__ = ["SHARED_FIELDS", "fit", "fit_together"]
+__all__ = ["SHARED_FIELDS", "fit", "fit_together", "stepping"]
 
 # What the batches of a job depend on, besides its images.
 SHARED_FIELDS = ("seed", "batch_size", "augment", "holdout", "profile")
 
+Step = Callable[[Sequence[Learner], Batch, Sequence[float]], None]
+"""Has nets take a step, each at its learning rate; what goes wrong with one is for its ``turn``."""
 
-def fit(
-    objective: Objective,
-    nets: Nets,
-    data: Dataset,
-    config: Training,
-    *,
-    device: torch.device,
-    targets: Sequence[Images] = (),
-    state_path: Path | None = None,
-    callback: Callback | None = None,
-    inputs_digest: str = "",
-) -> TrainResult:
-    """Train ``nets.model`` on ``data`` and leave it with the weights that ``config.selection`` chooses.
+
+def fit(job: Job, data: Dataset, *, device: torch.device, targets: Sequence[Images] = ()) -> TrainResult:
+    """Train the net of a job and leave it with the weights that its protocol's ``selection`` chooses.
 
     Args:
-        objective: As in ``Job``.
-        nets: As in ``Job``.
+        job: What to train, and how.
         data: Training and test images.
-        config: As in ``Job``.
         device: Where to compute.
         targets: Training images of other domains, for a defense that looks at them.
-        state_path: As in ``Job``.
-        callback: As in ``Job``.
-        inputs_digest: As in ``Job``.
 
     Raises:
         DivergenceError: The loss or a gradient stopped being finite; the last good state is kept.
         InterruptedRunError: Ctrl-C; the state is saved and the same call goes on from there.
         CheckpointError: The saved state is damaged.
     """
-    job = Job(objective, nets, config, state_path, callback, inputs_digest)
     (outcome,) = fit_together([job], data, device=device, targets=targets)
     if isinstance(outcome, Exception):
         raise outcome
@@ -109,7 +94,8 @@ def fit_together(
         torch.manual_seed(config.seed)  # dropout and the like; order and augmentation have generators of their own
         alone = len(jobs) == 1
         trainers = [Trainer(job, data, loader, held_out, test, device, alone=alone) for job in jobs]
-        _train(trainers, loader)
+        with stepping(config.profile) as step:
+            _train(trainers, loader, step)
     return [trainer.outcome for trainer in trainers if trainer.outcome is not None]
 
 
@@ -139,32 +125,38 @@ def _stream(job: Job, data: Dataset, targets: Sequence[Images], device: torch.de
     return loader, held_out
 
 
-def _train(trainers: Sequence[Trainer], loader: Stream) -> None:
-    together = Together()
-    with stop_on_interrupt() as request, closing(together):
+@contextmanager
+def stepping(profile: str) -> Iterator[Step]:
+    """Yield what has nets take a step as a profile says; afterwards each net has memory of its own."""
+    if profile == "exact":
+        yield take_step
+        return
+    from undistill.engine.fast.steps import FastSteps  # whoever computes exactly needs none of it
+
+    with closing(FastSteps()) as steps:
+        yield steps
+
+
+def _train(trainers: Sequence[Trainer], loader: Stream, step: Step) -> None:
+    with stop_on_interrupt() as request:
         _each(trainers, Trainer.resume)
         while running := [trainer for trainer in trainers if trainer.outcome is None]:
             epoch = min(trainer.position.epoch for trainer in running)
             present = [trainer for trainer in running if trainer.position.epoch == epoch]
-            _run_epoch(present, together, loader, epoch, request)
+            _each(present, partial(Trainer.begin_epoch, share=1 / len(present)))
+            start = min(trainer.position.step for trainer in present)
+            for position, batch in enumerate(loader.epoch(epoch, start=start), start):
+                if request.asked:
+                    _interrupt(present)
+                if all(trainer.outcome is not None for trainer in present):
+                    break
+                group = [one for one in present if one.outcome is None and one.position.step == position]
+                with asked_once(batch.x):
+                    step([trainer.learner for trainer in group], batch, [trainer.lr for trainer in group])
             _each(present, Trainer.close_epoch)
             if request.asked:
                 _interrupt(running)
             _each(present, Trainer.finish_if_done)
-
-
-def _run_epoch(
-    present: Sequence[Trainer], together: Together, loader: Stream, epoch: int, request: StopRequest
-) -> None:
-    _each(present, lambda trainer: trainer.begin_epoch(share=1 / len(present)))
-    start = min(trainer.position.step for trainer in present)
-    for step, batch in enumerate(loader.epoch(epoch, start=start), start):
-        if request.asked:
-            _interrupt(present)
-        running = [trainer for trainer in present if trainer.outcome is None]
-        if not running:
-            return
-        together.advance([trainer for trainer in running if trainer.position.step == step], batch)
 
 
 def _each(trainers: Sequence[Trainer], act: Callable[[Trainer], None]) -> None:

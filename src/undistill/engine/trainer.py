@@ -14,13 +14,12 @@ from torch import Tensor, nn
 from undistill import functional as F
 from undistill.data.dataset import Dataset, Frame, Images
 from undistill.data.loader import Batch, Stream
-from undistill.engine.config import Training
 from undistill.engine.evaluate import Evaluation, ask_all, evaluate, predict
 from undistill.engine.guard import DivergenceGuard
 from undistill.engine.job import Job, TrainResult
 from undistill.engine.optim import learning_rate, make_optimizer
 from undistill.engine.state import Position, TrainState
-from undistill.engine.stepping import EagerStepper, Learner, Stepper
+from undistill.engine.stepping import Learner
 from undistill.engine.synthetic import write_images
 from undistill.errors import InterruptedRunError
 from undistill.objective import StepOutput
@@ -32,7 +31,7 @@ _SAVE_RATIO = 50
 
 
 class Trainer:
-    """A net in training: advances a batch at a time, closes epochs, saves its state and finishes.
+    """A net in training: counts its steps, closes epochs, saves its state and finishes.
 
     Args:
         job: What to train, and how.
@@ -45,7 +44,7 @@ class Trainer:
 
     Attributes:
         outcome: Set once there is one; until then the job is under way.
-        stepper: Takes its steps; there from ``resume`` on.
+        learner: What its steps are taken with; there from ``resume`` on.
     """
 
     def __init__(
@@ -110,10 +109,14 @@ class Trainer:
                 victim.queries = self.position.queries
         self._guard = DivergenceGuard(self._device, self.position.last_finite_loss)
         nets = replace(self.job.nets, companion=companion, modules=modules)
-        self.stepper = _make_stepper(
-            Learner(self.job.objective, nets, self._state.optimizer, self._watch),
+        self.learner = Learner(
+            self.job.objective,
+            nets,
+            self._state.optimizer,
+            self._watch,
+            self._count,
+            self.turn,
             self.job.config,
-            self._device,
             steps=self.job.config.epochs * len(self._loader),
         )
         self._clock = self._saved_at = time.perf_counter()
@@ -130,19 +133,6 @@ class Trainer:
     def lr(self) -> float:
         """Learning rate of the next step."""
         return learning_rate(self.job.config, self.position.epoch, self.position.step, len(self._loader))
-
-    def advance(self, batch: Batch, taken: StepOutput | Exception | None = None) -> None:
-        """Train on one batch; where a stack has taken the step already, take note of what came of it."""
-        if isinstance(taken, Exception):
-            raise taken
-        position, steps = self.position, len(self._loader)
-        self._add(taken or self.stepper(batch, self.lr), batch)
-        position.step += 1
-        position.images += len(batch.y)
-        if self.job.callback is not None:
-            self.job.callback.step(position.epoch + 1, position.step, steps)
-        if self._device.type == "cpu":
-            self.save(only_if_due=True)
 
     def close_epoch(self) -> None:
         """Measure the net, keep its weights if they are the best, and tell the callback."""
@@ -190,7 +180,7 @@ class Trainer:
             selected_epoch=position.best_epoch or position.epoch,
             images_per_s=position.images / max(position.seconds, 1e-9),
             seconds=position.seconds,
-            tuning=None if self.stepper.tuning is None else self.stepper.tuning.model_dump(),
+            tuning=None if self.learner.tuning is None else self.learner.tuning.model_dump(),
             heldout=heldout,
             agreement=agreement,
         )
@@ -229,6 +219,17 @@ class Trainer:
 
     def _watch(self, loss: Tensor, norm: Tensor) -> None:
         self._guard.watch(self.position.epoch, self.position.step, loss, norm)
+
+    def _count(self, output: StepOutput, batch: Batch) -> None:
+        """Take note of a step, tell the callback, and save if that is due."""
+        position = self.position
+        self._add(output, batch)
+        position.step += 1
+        position.images += len(batch.y)
+        if self.job.callback is not None:
+            self.job.callback.step(position.epoch + 1, position.step, len(self._loader))
+        if self._device.type == "cpu":
+            self.save(only_if_due=True)
 
     def _add(self, output: StepOutput, batch: Batch) -> None:
         """Add one step to the sums of the epoch, on the device: nothing here waits for a result."""
@@ -273,19 +274,3 @@ class Trainer:
         torch.set_rng_state(self._random[0])
         if self._device.type == "cuda":
             torch.cuda.set_rng_state(self._random[1], self._device)
-
-
-def _make_stepper(learner: Learner, config: Training, device: torch.device, steps: int) -> Stepper:
-    """Return what carries out the steps of a job as its profile says.
-
-    Args:
-        learner: Its net, on ``device``.
-        config: The protocol.
-        device: Where to compute.
-        steps: That the job takes; a longer one may spend more on getting ready.
-    """
-    if config.profile != "exact":
-        from undistill.engine.fast.steps import FastStepper  # whoever computes exactly needs none of it
-
-        return FastStepper(learner, config, device, steps)
-    return EagerStepper(learner)

@@ -24,6 +24,7 @@ from undistill.data.dataset import Frame
 from undistill.data.loader import Batch
 from undistill.engine.config import Training
 from undistill.engine.flops import clock, count_flops, forward_flops, matmul_rate, shapes_only
+from undistill.engine.job import Job
 from undistill.engine.train import fit
 from undistill.errors import InterruptedRunError
 from undistill.methods import build_method
@@ -347,12 +348,9 @@ def _probe(net: _Net, device: torch.device, seconds: float, guess: float) -> flo
         )
         model = _build(net.model, (net.num_classes, net.in_channels, net.image_size)).to(device)
         fit(
-            build_method("ce"),
-            Nets(model),
+            Job(build_method("ce"), Nets(model), config, callback=watch),
             _noise(net, _MOST_STEPS * batch_size),
-            config,
             device=device,
-            callback=watch,
         )
     except _Enough:
         pass

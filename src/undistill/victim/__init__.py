@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import enum
-from collections.abc import Callable, Sequence
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from contextvars import ContextVar
 from copy import copy
 from dataclasses import dataclass
 
@@ -15,7 +16,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from undistill.errors import AccessError, ShapeError
 from undistill.models.features import logits_and_features, logits_and_output
 
-__all__ = ["Access", "BatchStatistics", "Victim", "WhiteBox"]
+__all__ = ["Access", "BatchStatistics", "Victim", "WhiteBox", "asked_once"]
 
 
 class Access(enum.IntEnum):
@@ -68,6 +69,27 @@ Pixels = tuple[Sequence[float], Sequence[float]]
 # The least probability whose logarithm is given away: what float32 can still tell from nothing beside 1.
 _FLOOR = 1e-7
 
+# The tensor that victims are asked about once, and the logits that they have given for it.
+_at_hand: ContextVar[tuple[Tensor, dict[object, Tensor]] | None] = ContextVar("_at_hand", default=None)
+
+
+@contextmanager
+def asked_once(x: Tensor, answers: Mapping[object, Tensor] | None = None) -> Iterator[None]:
+    """Have a victim compute its answer about one tensor once, whoever asks inside, however often.
+
+    Each thief has his own copy of the answer, and his own meter counts each of his questions. Nobody writes to the
+    tensor inside: it is known by what it is, not by what is in it.
+
+    Args:
+        x: What the thieves of a group will ask about, such as the images of their batch.
+        answers: What ``Victim.write_answer`` has written about these images.
+    """
+    before = _at_hand.set((x, dict(answers or {})))
+    try:
+        yield
+    finally:
+        _at_hand.reset(before)
+
 
 class Victim:
     """A frozen classifier behind an access level and a query meter.
@@ -82,9 +104,6 @@ class Victim:
             None for none. ``labels``, ``probs`` and ``logits`` are what it lets out. ``features`` and ``white_box``
             pass it by: the first are no probabilities, and whoever has the weights answers himself. A recipe refuses
             a policy together with access to the gradients, as it would protect nothing.
-
-    Attributes:
-        queries: Number of images asked about so far.
     """
 
     def __init__(
@@ -100,57 +119,42 @@ class Victim:
         self._policy = policy
         self._affine = _affine(queried_with, trained_on)
         self._affine_on: dict[torch.device, tuple[Tensor, Tensor]] = {}
-        self._last = _Last()
-        self._how: object = None
+        self._computes: tuple[object, object] = object(), None  # which classifier, and how: equal for equal answers
+        self._meter = [0]
         self.access = access
-        self.queries = 0
+
+    @property
+    def queries(self) -> int:
+        """Number of images asked about so far."""
+        return self._meter[0]
+
+    @queries.setter
+    def queries(self, count: int) -> None:
+        self._meter[0] = count
 
     def another(self) -> Victim:
-        """Return the same victim as another thief meets it: with a query meter of its own.
-
-        Where both ask about the same tensor, one after the other, the classifier computes once for both.
-        """
+        """Return the same victim as another thief meets it: with a query meter of its own."""
         twin = copy(self)
-        twin.queries = 0
+        twin._meter = [0]
         return twin
 
     def computed_by(self, rebuild: Callable[[nn.Module], nn.Module], how: object = None) -> Victim:
-        """Return the same victim, its classifier rebuilt to answer the same in less time; it has its own meter.
+        """Return the same victim, with the same meter, its classifier rebuilt to answer the same in less time.
 
-        Answers are shared with those that were rebuilt to compute in the same way, ``how``.
+        Under ``asked_once`` it shares answers with those that were rebuilt to compute in the same way, ``how``.
         """
-        twin = self.another()
+        twin = copy(self)
         twin._model = rebuild(self._model)
-        twin._how = how if how is not None else self._how
+        twin._computes = self._computes[0], how if how is not None else self._computes[1]
         return twin
 
-    def prepared(
-        self, x: Tensor, rebuild: Callable[[nn.Module], nn.Module] = lambda net: net
-    ) -> tuple[Victim, Callable[[Tensor], None]]:
-        """Return the same victim with its answer about one tensor at hand, and what asks for that answer.
+    def write_answer(self, x: Tensor, answers: dict[object, Tensor]) -> None:
+        """Write the logits of a tensor to where they were written before; no meter counts it.
 
-        For steps that are captured: in there each thief would have a pass of his own. This one is outside, where all
-        who ask about the same tensor share it. What the thief gets, and what his meter counts, is as it was.
-
-        Args:
-            x: What the thief will ask about; its content changes from step to step.
-            rebuild: As for ``computed_by``, for the passes outside.
-
-        Returns:
-            The victim, with a meter of its own, and a function to call whenever ``x`` was written to, with any tensor
-            of the same content.
+        A captured step reads them there under ``asked_once``, with whatever access and policy then make of them.
         """
-        prepared, asked = self.another(), self.computed_by(rebuild)
-        prepared._last = _Last()
-        place: list[Tensor] = []
-
-        def ask(same: Tensor) -> None:
-            logits = asked._logits(same)
-            if not place:
-                place.append(torch.empty_like(logits))
-            prepared._last.note(x, prepared._how, place[0].copy_(logits))
-
-        return prepared, ask
+        logits = self._logits(x)
+        answers.setdefault(self._computes, torch.empty_like(logits)).copy_(logits)
 
     def require(self, access: Access, attack: str) -> None:
         """Refuse an attack that needs more than this victim gives.
@@ -272,7 +276,12 @@ class Victim:
 
     @torch.no_grad()
     def _logits(self, x: Tensor) -> Tensor:
-        return self._last.answer(x, self._how, lambda: self._model(self._renormalize(x)).float())
+        asked, answers = _at_hand.get() or (None, {})
+        if x is not asked:
+            return self._model(self._renormalize(x)).float()  # type: ignore[no-any-return]
+        if self._computes not in answers:
+            answers[self._computes] = self._model(self._renormalize(x)).float()
+        return answers[self._computes].clone()  # whoever gets it may write to it
 
     def _renormalize(self, x: Tensor) -> Tensor:
         if self._affine is None:
@@ -282,26 +291,6 @@ class Victim:
             self._affine_on[x.device] = scale.to(x.device), shift.to(x.device)
         scale, shift = self._affine_on[x.device]
         return (x * scale + shift).to(x.dtype)
-
-
-class _Last:
-    """The last answer, for whoever asks about the very same tensor next."""
-
-    def __init__(self) -> None:
-        self._asked: tuple[Tensor, int, object, Tensor] | None = None
-
-    def answer(self, x: Tensor, how: object, compute: Callable[[], Tensor]) -> Tensor:
-        # A tensor that was written to has another version; one made under inference mode has none, so it may have been.
-        version = None if x.is_inference() else x._version
-        if self._asked is not None and self._asked[0] is x and self._asked[1:3] == (version, how):
-            return self._asked[3].clone()  # whoever gets it may write to it
-        logits = compute()
-        if version is not None:
-            self.note(x, how, logits.clone())
-        return logits
-
-    def note(self, x: Tensor, how: object, logits: Tensor) -> None:
-        self._asked = x, x._version, how, logits
 
 
 def _listen(found: list[BatchStatistics]) -> Callable[[_BatchNorm, tuple[Tensor, ...]], None]:

@@ -12,18 +12,17 @@ import torch
 from torch import Tensor, nn
 
 from undistill.data.loader import Batch
-from undistill.engine.stepping import Learner
-from undistill.objective import Nets, StepOutput
-from undistill.victim import Access
+from undistill.engine.stepping import Learner, take_step, unmetered
+from undistill.objective import StepOutput
+from undistill.victim import Access, Victim, asked_once
 
-__all__ = ["Capture", "Gradients", "GraphStepper", "capture_cuda", "one_by_one"]
+__all__ = ["Capture", "GraphStepper", "capture_cuda"]
 
 _log = logging.getLogger(__name__)
 
 _WARM_UP = 3  # runs before the capture, in which libraries choose their kernels and the optimizer makes its buffers
 
 T = TypeVar("T")
-Gradients = Callable[[Sequence[Learner], Batch], list[StepOutput]]
 
 
 class Capture(Protocol):
@@ -48,11 +47,6 @@ def capture_cuda(run: Callable[[], T]) -> tuple[T, Callable[[], None]]:
     return result, graph.replay
 
 
-def one_by_one(learners: Sequence[Learner], batch: Batch) -> list[StepOutput]:
-    """Compute the losses and the gradients of nets, one after the other."""
-    return [learner.gradients(batch) for learner in learners]
-
-
 class GraphStepper:
     """Replays one captured step: forward passes, losses, backward pass, gradient norms and updates.
 
@@ -62,11 +56,10 @@ class GraphStepper:
     done: the steps that it takes to get there are undone.
 
     Args:
-        learners: One net, or several that ``gradients`` computes together. Their objectives' steps must not wait for
-            the device, their optimizers must take a learning rate from a tensor, and they are told what to watch after
-            the update.
+        learners: One net, or several that draw no random numbers. Their objectives' steps must not wait for the device,
+            their optimizers must take a learning rate from a tensor, and they are told what to guard after the update.
         batch: Any batch of the size that all will have.
-        gradients: Computes the losses of the learners and their gradients.
+        step: Has the learners take a step; what is raised in it ends the capture.
         capture: Makes a replay of a function without arguments.
 
     Raises:
@@ -77,23 +70,21 @@ class GraphStepper:
         self,
         learners: Sequence[Learner],
         batch: Batch,
-        gradients: Gradients = one_by_one,
+        step: Callable[[Sequence[Learner], Batch, Sequence[Tensor]], None] = take_step,
         capture: Capture = capture_cuda,
     ) -> None:
         device = batch.x.device
         self._batch = Batch(batch.x.clone(), batch.y.clone(), batch.index.clone())
         self._lrs = [torch.zeros((), device=device) for _ in learners]
-        self._given, self._gradients = learners, gradients
-        outside = [_victim_outside(learner.nets, self._batch.x, capture) for learner in learners]
-        self._learners = [replace(of, nets=nets) for of, (nets, _) in zip(learners, outside, strict=True)]
-        self._ask = [ask for _, ask in outside]
+        self._given, self._step = learners, step
+        self._learners = [unmetered(learner) for learner in learners]  # a replay asks nothing
+        self._victims = [_outside(learner, capture) for learner in learners]
+        self._answers: dict[object, Tensor] = {}
         kept = [_Kept(learner) for learner in learners]
         try:
             self._load(batch)
             with _on(device):
                 _warm_up(self._run, device)
-                # Written to, the images are new to a victim inside, which would otherwise answer from memory for good.
-                self._load(batch)
                 asked = self._queries()
                 (self._outputs, self._norms), self._replay = capture(self._run)
             self._queries_a_step = [now - before for now, before in zip(self._queries(), asked, strict=True)]
@@ -101,8 +92,19 @@ class GraphStepper:
             for one in kept:
                 one.put_back()
 
-    def __call__(self, batch: Batch, lrs: Sequence[float]) -> list[StepOutput]:
+    def __call__(self, batch: Batch, lrs: Sequence[float]) -> None:
         """Train on a batch, each net at its learning rate."""
+        alone = len(self._given) == 1
+        if not alone:
+            self._take(batch, lrs)
+        for learner, output, norm in zip(self._given, self._outputs, self._norms, strict=True):
+            with learner.turn():
+                if alone:  # what it draws is drawn from its own generators
+                    self._take(batch, lrs)
+                learner.guard(output.loss, norm)
+                learner.count(output, batch)
+
+    def _take(self, batch: Batch, lrs: Sequence[float]) -> None:
         self._load(batch)
         for mine, lr in zip(self._lrs, lrs, strict=True):
             mine.fill_(lr)
@@ -110,16 +112,14 @@ class GraphStepper:
         for learner, queries in zip(self._given, self._queries_a_step, strict=True):
             if learner.nets.victim is not None:
                 learner.nets.victim.queries += queries
-        for learner, output, norm in zip(self._given, self._outputs, self._norms, strict=True):
-            learner.watch(output.loss, norm)
-        return self._outputs
 
     def _load(self, batch: Batch) -> None:
         """Write a batch, and what the victims say about it, to where the graph reads them."""
         for mine, given in zip(self._tensors(self._batch), self._tensors(batch), strict=True):
             mine.copy_(given, non_blocking=True)
-        for ask in self._ask:
-            ask(batch.x)
+        for victim in self._victims:
+            if victim is not None:
+                victim.write_answer(batch.x, self._answers)
 
     @staticmethod
     def _tensors(batch: Batch) -> tuple[Tensor, ...]:
@@ -130,11 +130,21 @@ class GraphStepper:
         return [victim.queries if victim is not None else 0 for victim in victims]
 
     def _run(self) -> tuple[list[StepOutput], list[Tensor]]:
-        outputs = self._gradients(self._learners, self._batch)
-        norms = [learner.norm() for learner in self._learners]
-        for learner, lr in zip(self._learners, self._lrs, strict=True):
-            learner.update(lr)
-        return [_detached(output) for output in outputs], norms
+        """Take a step and return what came of it and the norms of the gradients."""
+        outputs: list[StepOutput] = []
+        norms: list[Tensor] = []
+        learners = [
+            replace(
+                learner,
+                guard=lambda _, norm: norms.append(norm),
+                count=lambda output, _: outputs.append(_detached(output)),
+                turn=nullcontext,
+            )
+            for learner in self._learners
+        ]
+        with asked_once(self._batch.x, self._answers):
+            self._step(learners, self._batch, self._lrs)
+        return outputs, norms
 
 
 class _ReplayedNet(nn.Module):
@@ -176,14 +186,12 @@ class _ReplayedNet(nn.Module):
         return logits
 
 
-def _victim_outside(nets: Nets, x: Tensor, capture: Capture) -> tuple[Nets, Callable[[Tensor], None]]:
-    """Return nets whose victim has its answer about ``x`` at hand, and what asks for it."""
-    if nets.victim is None:
-        return nets, lambda _: None
-    if nets.victim.access >= Access.GRADIENTS:
-        return replace(nets, victim=nets.victim.another()), lambda _: None
-    victim, ask = nets.victim.prepared(x, lambda net: _ReplayedNet(net, capture))
-    return replace(nets, victim=victim), ask
+def _outside(learner: Learner, capture: Capture) -> Victim | None:
+    """Return the victim whose answers are at hand inside; none where gradients are to flow through it."""
+    victim = learner.nets.victim
+    if victim is None or victim.access >= Access.GRADIENTS:
+        return None
+    return victim.computed_by(lambda net: _ReplayedNet(net, capture))
 
 
 def _warm_up(run: Callable[[], object], device: torch.device) -> None:

@@ -9,6 +9,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from undistill.errors import ShapeError
+from undistill.models.features import last_layer
+
 __all__ = ["MixedPrecision"]
 
 
@@ -62,19 +65,12 @@ def _float32(layer: nn.Module | None, device_type: str) -> Iterator[None]:
 
 
 def _last_layer(net: nn.Module, x: Tensor) -> nn.Module | None:
-    last: list[nn.Module] = []
-    hooks = [
-        module.register_forward_hook(lambda layer, *_: last.append(layer))
-        for module in net.modules()
-        if isinstance(module, nn.Linear) or (isinstance(module, nn.Conv2d) and set(module.kernel_size) == {1})
-    ]
     modes = {module: module.training for module in net.modules()}
     try:
         with torch.no_grad():
-            net.eval()(x)
+            return last_layer(net.eval(), x)[0]
+    except ShapeError:  # there is none
+        return None
     finally:
-        for hook in hooks:
-            hook.remove()
         for module, training in modes.items():
             module.training = training
-    return last[-1] if last else None

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.func import functional_call, vmap
 
 from undistill.data.loader import Batch
-from undistill.engine.stepping import Learner
+from undistill.engine.stepping import Learner, unmetered
 from undistill.objective import StepOutput
 
 __all__ = ["Stack", "StackStepper"]
@@ -114,7 +114,7 @@ class _Part(nn.Module):
 
 
 class StackStepper:
-    """Takes a step of several nets at once, each with its own objective, optimizer and watch.
+    """Takes a step of several nets at once, each with its own objective, optimizer and guard.
 
     Objectives get the answers of their net to the batch, once a step. If one asks for more, or if it or the net draws
     random numbers (alone, every job has a generator of its own), the nets cannot be stacked.
@@ -131,7 +131,7 @@ class StackStepper:
     """
 
     def __init__(self, learners: Sequence[Learner], batch: Batch) -> None:
-        apart = [_with_model(_unmetered(learner), deepcopy(learner.nets.model)) for learner in learners]
+        apart = [_with_model(unmetered(learner), deepcopy(learner.nets.model)) for learner in learners]
         self._stack = Stack([learner.nets.model for learner in learners])
         self.learners = [_with_model(*pair) for pair in zip(learners, self._stack.parts, strict=True)]
         try:
@@ -140,36 +140,30 @@ class StackStepper:
             self.dissolve()
             raise
 
-    def __call__(self, batch: Batch, lrs: Sequence[float]) -> list[StepOutput | Exception]:
-        """Train on a batch, each net at its learning rate; what stops one of them is returned in its place."""
-        outputs = self._attempt(self.learners, batch)
+    def __call__(self, learners: Sequence[Learner], batch: Batch, lrs: Sequence[float | Tensor]) -> None:
+        """Train every net on a batch.
+
+        Args:
+            learners: The attribute, or the same with other victims.
+            batch: What to train on.
+            lrs: The learning rate of each.
+        """
+        outputs = self._losses(learners, batch)
         self._stack.backward([output.loss for output in outputs if isinstance(output, StepOutput)])
-        return [_update(*each) for each in zip(self.learners, outputs, lrs, strict=True)]
+        for learner, output, lr in zip(learners, outputs, lrs, strict=True):
+            with learner.turn():
+                if isinstance(output, Exception):
+                    raise output
+                learner.guard(output.loss, learner.norm())
+                learner.update(lr)
+                learner.count(output, batch)
 
     def dissolve(self) -> None:
         """Give each net memory of its own again; the stack is of no more use."""
         self._stack.dissolve()
 
-    def gradients(self, learners: Sequence[Learner], batch: Batch) -> list[StepOutput]:
-        """Compute the losses of a batch and their gradients.
-
-        Args:
-            learners: The attribute, or the same with other victims.
-            batch: What to train on.
-        """
-        outputs = self._losses(learners, batch)
-        self._stack.backward([output.loss for output in outputs])
-        return outputs
-
-    def _losses(self, learners: Sequence[Learner], batch: Batch) -> list[StepOutput]:
-        outputs = []
-        for output in self._attempt(learners, batch):
-            if isinstance(output, Exception):
-                raise output
-            outputs.append(output)
-        return outputs
-
-    def _attempt(self, learners: Sequence[Learner], batch: Batch) -> list[StepOutput | Exception]:
+    def _losses(self, learners: Sequence[Learner], batch: Batch) -> list[StepOutput | Exception]:
+        """Return the loss of each net, or what stopped this one only."""
         self._stack.expect(batch.x)
         outputs: list[StepOutput | Exception] = []
         for which, learner in enumerate(learners):
@@ -177,7 +171,7 @@ class StackStepper:
                 outputs.append(learner.objective.step(batch, learner.nets))
                 if which not in self._stack.asked:
                     raise RuntimeError("an objective does not ask for its net's answers to the batch")
-            except Exception as error:  # of this one only
+            except Exception as error:
                 outputs[which:] = [error]
         return outputs
 
@@ -188,40 +182,25 @@ class StackStepper:
             before = _random_states(cuda)
             expected = [_numbers(learner.objective.step(batch, learner.nets)) for learner in apart]
             drawn = not all(torch.equal(*pair) for pair in zip(before, _random_states(cuda), strict=True))
-            found = [_numbers(output) for output in self._losses([_unmetered(of) for of in self.learners], batch)]
+            found = [_numbers(output) for output in self._losses([unmetered(of) for of in self.learners], batch)]
         if drawn:
             raise RuntimeError("random numbers are drawn")
         if not all(_close(*pair) for pair in zip(found, expected, strict=True)):
             raise RuntimeError("they come to other losses than the nets alone")
 
 
-def _update(learner: Learner, output: StepOutput | Exception, lr: float) -> StepOutput | Exception:
-    if isinstance(output, Exception):
-        return output
-    try:
-        learner.watch(output.loss, learner.norm())
-        learner.update(lr)
-    except Exception as error:  # of this one only
-        return error
-    return output
-
-
 def _with_model(learner: Learner, model: nn.Module) -> Learner:
     return replace(learner, nets=replace(learner.nets, model=model))
 
 
-def _unmetered(learner: Learner) -> Learner:
-    """Return a learner whose questions to its victim do not count."""
-    victim = learner.nets.victim
-    return replace(learner, nets=replace(learner.nets, victim=victim.another() if victim is not None else None))
-
-
-def _numbers(output: StepOutput) -> tuple[Tensor, Tensor]:
+def _numbers(output: StepOutput | Exception) -> tuple[Tensor, Tensor]:
+    if isinstance(output, Exception):
+        raise output
     return output.loss.detach(), output.logits.detach()
 
 
 def _close(ours: tuple[Tensor, Tensor], theirs: tuple[Tensor, Tensor]) -> bool:
-    """Return whether results agree, or there is nothing to compare: a net that has diverged is for its watch."""
+    """Return whether results agree, or there is nothing to compare: a net that has diverged is for its guard."""
     return all(
         bool((a - b).norm() <= _TOLERANCE * b.norm()) or not bool(b.isfinite().all())
         for a, b in zip(ours, theirs, strict=True)

@@ -6,7 +6,7 @@ import json
 import logging
 import math
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from hashlib import sha256
 from pathlib import Path
 from statistics import median
@@ -15,13 +15,18 @@ from typing import Any
 import torch
 
 from undistill.data.download import cache_dir
+from undistill.data.loader import Batch
 from undistill.engine.config import Tuning
+from undistill.engine.device import cuda_precision
+from undistill.engine.stepping import Learner
 from undistill.errors import RunError
 from undistill.kernels.machine import processor
 from undistill.kernels.native import find_compiler
+from undistill.kernels.winograd import Winograd
+from undistill.objective import Nets
 from undistill.storage import write_json
 
-__all__ = ["choose_tuning", "describe", "settled"]
+__all__ = ["choose_for", "choose_tuning", "describe", "outline", "settled"]
 
 _log = logging.getLogger(__name__)
 
@@ -35,6 +40,53 @@ _MORE_TURNS = 6  # where both take less than a second: there, noise weighs more 
 
 Step = Callable[[], float]  # takes a step and returns its seconds
 Trial = Callable[[Tuning], Step]
+
+
+def choose_for(learners: Sequence[Learner], batch: Batch, trial: Trial) -> Tuning:
+    """Return how to compute the steps of one net, or of equal nets side by side, every field set.
+
+    Args:
+        learners: Those that take the step.
+        batch: Of the usual size.
+        trial: As of ``choose_tuning``, of a step of all of them.
+    """
+    config, nets = learners[0].config, learners[0].nets
+    pinned = config.tuning or Tuning()
+    stack = pinned.stack if len(learners) > 1 else False
+    apart = {"stack": False} if stack is None else {"stack": stack}
+    if next(nets.model.parameters()).is_cuda:
+        # A graph replays what it has seen: what is trained beside the net, and batches of targets, are outside.
+        graphs = pinned.graphs is not False and nets.companion is None and not nets.modules and not batch.targets
+        precision = "float32" if batch.x.is_meta else cuda_precision(pinned)
+        return settled(pinned).model_copy(update={"graphs": graphs, "precision": precision, **apart})
+    if nets.companion is not None:  # a trial would train it
+        return _possible(settled(pinned).model_copy(update=apart))
+    what = learners[0].objective.spec, outline(nets), tuple(batch.x.shape), config.optimizer, len(learners)
+    if stack is not None:
+        pinned = pinned.model_copy(update={"stack": False, "compile": False if stack else pinned.compile})
+    try:
+        tuning = choose_tuning(pinned, trial, what, learners[0].steps)
+    except Exception as error:  # of the step itself: its own net will meet it
+        _log.warning("nothing was tried (%s)", str(error).partition("\n")[0])
+        tuning = settled(pinned)
+    return _possible(tuning.model_copy(update={"stack": True}) if stack else tuning)
+
+
+def outline(nets: Nets) -> str:
+    """Return what tells nets of different cost apart."""
+    parameters = [(name, tuple(p.shape), p.requires_grad) for name, p in nets.model.named_parameters()]
+    return repr((str(nets.model), parameters, nets.adversary is not None, nets.victim is not None))
+
+
+def _possible(tuning: Tuning) -> Tuning:
+    """Return the tuning but for what cannot be done here: a remembered one may be from before the compiler went."""
+    try:
+        if tuning.winograd:
+            Winograd()
+    except RunError as error:
+        _log.warning("convolutions are computed directly: %s", error)
+        return tuning.model_copy(update={"winograd": False})
+    return tuning
 
 
 def choose_tuning(pinned: Tuning, trial: Trial, what: tuple[Any, ...], steps: int) -> Tuning:
