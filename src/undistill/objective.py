@@ -188,7 +188,7 @@ class Objective(Configured):
         """Return the loss of one batch.
 
         Args:
-            batch: Normalized images (B, C, H, W), labels (B,).
+            batch: Normalized images (B, C, H, W), labels (B,); never written to, as others train on it too.
             nets: The nets at hand; those that the method declares are there.
         """
 

@@ -25,7 +25,7 @@ from undistill.data.loader import Batch, Loader
 from undistill.engine.config import Training, Tuning
 from undistill.engine.fast.graphs import GraphStepper
 from undistill.engine.fast.stack import Stack, StackStepper
-from undistill.engine.fast.tuning import choose_tuning, settled
+from undistill.engine.fast.tuning import choose_for, choose_tuning, settled
 from undistill.engine.job import Job, TrainResult
 from undistill.engine.optim import make_optimizer
 from undistill.engine.stepping import Learner, take_step
@@ -183,7 +183,7 @@ def test_one_that_diverges_leaves_the_others_alone(sizes: list[int]):
     assert isinstance(third, TrainResult)
     trained(alone)
     assert_same(together[::2], alone[::2])
-    assert sizes[:2] == [3, 2]
+    assert sizes[:3] == [3, 3, 2]
 
 
 def test_a_net_of_nan_does_not_reach_the_others():
@@ -386,6 +386,15 @@ def test_auto_compiles_a_stack_apart_if_that_is_faster_still():
 
     found = choose_tuning(Tuning(), trial, ("compiled",), steps=100_000)
     assert (found.stack, found.compile) == (False, True)
+
+
+def test_a_step_that_cannot_be_tried_leaves_the_choice_to_the_default(caplog: pytest.LogCaptureFixture):
+    def trial(tuning: Tuning) -> Callable[[], float]:
+        raise KeyError("of the first net")
+
+    found = [replace(of, config=config(stack=None), steps=1000) for of in learners(2)]
+    assert choose_for(found, batch(), trial) == settled(Tuning(channels_last=False, winograd=False))
+    assert "no tuning could be tried (KeyError" in caplog.text
 
 
 def test_alone_there_is_nothing_to_stack():

@@ -10,6 +10,7 @@ import os
 import signal
 import stat
 import threading
+from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -33,6 +34,7 @@ from undistill.engine.interrupt import stop_on_interrupt
 from undistill.engine.job import Job
 from undistill.engine.optim import learning_rate, make_optimizer
 from undistill.engine.state import TrainState
+from undistill.engine.stepping import Learner, take_step
 from undistill.engine.train import fit
 from undistill.errors import CheckpointError, DeviceError, DivergenceError, MissingExtraError, RecipeError, RunError
 from undistill.methods import build_method
@@ -148,6 +150,40 @@ def test_optimizer_leaves_frozen_parameters_alone():
 
 
 # --- the loop
+
+
+def test_a_step_is_gradients_guard_update_count():
+    """What the guard raises ends the step of its own net before the update."""
+    said: list[Any] = []
+    found = [net(seed=seed) for seed in range(2)]
+    before = [next(model.parameters()).detach().clone() for model in found]
+
+    def learner(model: nn.Module, which: int) -> Learner:
+        @contextlib.contextmanager
+        def turn() -> Iterator[None]:
+            said.append((which, "turn"))
+            try:
+                yield
+            except DivergenceError as error:
+                said.append((which, error.epoch))
+
+        def guard(loss: Tensor, norm: Tensor) -> None:
+            assert torch.equal(next(model.parameters()), before[which])
+            assert norm == gradient_norm(model.parameters()) > 0
+            said.append((which, "guard"))
+            if which == 0:
+                raise DivergenceError("here", epoch=7, step=1, last_finite_loss=None)
+
+        def count(output: StepOutput, batch: Batch) -> None:
+            assert not torch.equal(next(model.parameters()), before[which])
+            said.append((which, "count", len(batch.y), bool(output.loss > 0)))
+
+        return Learner(build_method("ce"), Nets(model), make_optimizer(SHORT, model), guard, count, turn)
+
+    batch = Batch(torch.rand(6, 1, 8, 8), torch.arange(6), torch.arange(6))
+    take_step([learner(model, which) for which, model in enumerate(found)], batch, [0.1, 0.1])
+    assert said == [(0, "turn"), (0, "guard"), (0, 7), (1, "turn"), (1, "guard"), (1, "count", 6, True)]
+    assert torch.equal(next(found[0].parameters()), before[0])
 
 
 def test_every_image_is_trained_on_and_the_last_batch_is_small():

@@ -14,7 +14,7 @@ from undistill.data.loader import Batch, Loader
 from undistill.engine.device import arithmetic
 from undistill.engine.flops import count_flops
 from undistill.engine.job import Job
-from undistill.engine.train import stepping
+from undistill.engine.train import stepper
 from undistill.engine.trainer import Trainer
 from undistill.methods import build_method
 from undistill.objective import Frozen, Nets
@@ -53,7 +53,7 @@ class EngineLoop:
             with trainer.turn():
                 trainer.resume()
                 trainer.begin_epoch(share=1 / len(jobs))
-        self._step, self._batches = self._settings.enter_context(stepping(config.profile)), self._stream()
+        self._step, self._batches = self._settings.enter_context(stepper(config.profile)), self._stream()
 
     def run(self, steps: int) -> None:
         """Take so many steps with every net.

@@ -53,22 +53,22 @@ def choose_for(learners: Sequence[Learner], batch: Batch, trial: Trial) -> Tunin
     config, nets = learners[0].config, learners[0].nets
     pinned = config.tuning or Tuning()
     stack = pinned.stack if len(learners) > 1 else False
-    apart = {"stack": False} if stack is None else {"stack": stack}
+    untried = settled(pinned).model_copy(update={"stack": bool(stack)})
     if next(nets.model.parameters()).is_cuda:
         # A graph replays what it has seen: what is trained beside the net, and batches of targets, are outside.
         graphs = pinned.graphs is not False and nets.companion is None and not nets.modules and not batch.targets
         precision = "float32" if batch.x.is_meta else cuda_precision(pinned)
-        return settled(pinned).model_copy(update={"graphs": graphs, "precision": precision, **apart})
+        return _possible(untried.model_copy(update={"graphs": graphs, "precision": precision}))
     if nets.companion is not None:  # a trial would train it
-        return _possible(settled(pinned).model_copy(update=apart))
+        return _possible(untried)
     what = learners[0].objective.spec, outline(nets), tuple(batch.x.shape), config.optimizer, len(learners)
     if stack is not None:
         pinned = pinned.model_copy(update={"stack": False, "compile": False if stack else pinned.compile})
     try:
         tuning = choose_tuning(pinned, trial, what, learners[0].steps)
-    except Exception as error:  # of the step itself: its own net will meet it
-        _log.warning("nothing was tried (%s)", str(error).partition("\n")[0])
-        tuning = settled(pinned)
+    except Exception as error:  # of the first net's step: when it is taken, only this net will fail
+        _log.warning("no tuning could be tried (%s: %s)", type(error).__name__, str(error).partition("\n")[0])
+        return _possible(untried)
     return _possible(tuning.model_copy(update={"stack": True}) if stack else tuning)
 
 
