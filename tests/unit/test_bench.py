@@ -18,7 +18,7 @@ from undistill.bench.work import METHODS, Work
 from undistill.cli import main
 from undistill.data.loader import Batch
 from undistill.engine.flops import forward_flops
-from undistill.errors import RunError
+from undistill.errors import InterruptedRunError, RunError
 from undistill.methods import build_method
 from undistill.objective import Frozen, Nets
 from undistill.victim import Victim
@@ -53,12 +53,43 @@ def test_both_loops_train():
 def test_students_of_one_victim_are_trained_side_by_side():
     loop = EngineLoop(work(models=("cnn(channels=4)", "cnn(channels=8)")), "exact")
     asked = []
-    loop.models()
-    victims = [trainer.job.nets.victim for trainer in loop._trainers]
+    victims = [job.nets.victim for job in loop.jobs]
     victims[0]._model.register_forward_hook(lambda *args: asked.append(len(args[2])))
     loop.run(2)
     assert asked == [16, 16]  # once a batch, not once a student
     assert [victim.queries for victim in victims] == [32, 32]
+
+
+def test_turns_of_a_loop_go_on_where_the_last_one_ended():
+    whole, parts = (EngineLoop(work(models=("cnn(channels=4)",) * 2), "exact") for _ in range(2))
+    whole.run(7)  # of three steps an epoch
+    turns, taken = iter([2, 4, 1]), []
+
+    def turn() -> int:
+        taken.append([job.nets.victim.queries for job in parts.jobs])
+        for steps in turns:
+            return steps
+        raise InterruptedRunError("over")
+
+    parts.train(turn)
+    assert taken == [[0, 0], [32, 32], [80, 80], [96, 96]]  # batches of 16, 16 and 8
+    assert torch.equal(whole.weights(), parts.weights())
+
+
+def test_a_net_that_fails_ends_the_turn(monkeypatch: pytest.MonkeyPatch):
+    loop = EngineLoop(work(models=("cnn(channels=4)", "cnn(channels=8)")), "exact")
+    victim, asked = loop.jobs[0].nets.victim, []
+
+    def broken(x: torch.Tensor) -> torch.Tensor:
+        asked.append(x)
+        if len(asked) == 2:
+            raise MemoryError("here")
+        return type(victim).logits(victim, x)
+
+    monkeypatch.setattr(victim, "logits", broken)
+    with pytest.raises(MemoryError, match="here"):
+        loop.run(100)
+    assert len(asked) == 2
 
 
 def test_operations_of_a_step():

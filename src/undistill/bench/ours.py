@@ -3,75 +3,90 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator
+from typing import Any
 
 import torch
 from torch import nn
 
 from undistill.bench.work import METHODS, Side, Work
 from undistill.data.loader import Batch, Loader
-from undistill.engine.device import arithmetic
 from undistill.engine.flops import count_flops
 from undistill.engine.job import Job
-from undistill.engine.train import stepper
-from undistill.engine.trainer import Trainer
+from undistill.engine.train import fit_together
+from undistill.errors import InterruptedRunError
 from undistill.methods import build_method
 from undistill.objective import Frozen, Nets
-from undistill.victim import Victim, asked_once
+from undistill.victim import Victim
 
 __all__ = ["EngineLoop", "step_flops"]
 
 
 class EngineLoop:
-    """Trains the nets of a work side by side, on one stream of batches.
+    """Trains the nets of a work side by side, on one stream of batches, and counts the steps of the engine's loop.
 
     Args:
         work: What to train.
         side: How to compute.
+
+    Attributes:
+        jobs: One for each net.
     """
 
     def __init__(self, work: Work, side: Side) -> None:
-        data, config, device = work.data(), work.training(side), torch.device(work.device)
+        self._work, config = work, work.training(side)
         self._notes = _Notes()
-        self._settings = ExitStack()
-        self._settings.enter_context(arithmetic(config, device))
-        self._loader = Loader(
-            data.train,
-            batch_size=work.batch_size,
-            augment=data.augment,
-            mean=data.mean,
-            std=data.std,
-            seed=0,
-            device=device,
-        )
-        nothing, test = data.test.subset(torch.arange(0)), data.test.to(device)
-        jobs = [Job(build_method(METHODS[work.objective]), nets, config) for nets in _nets(work)]
-        alone = len(jobs) == 1
-        self._trainers = [Trainer(job, data, self._loader, nothing, test, device, alone=alone) for job in jobs]
-        for trainer in self._trainers:
-            with trainer.turn():
-                trainer.resume()
-                trainer.begin_epoch(share=1 / len(jobs))
-        self._step, self._batches = self._settings.enter_context(stepper(config.profile)), self._stream()
+        self.jobs = [Job(build_method(METHODS[work.objective]), nets, config, callback=self) for nets in _nets(work)]
 
-    def run(self, steps: int) -> None:
-        """Take so many steps with every net.
+    def train(self, turn: Callable[[], int]) -> None:
+        """Train turn by turn.
+
+        Args:
+            turn: Called before the first step and whenever all nets have taken so many steps as it said last; raises
+                InterruptedRunError to end.
 
         Raises:
-            Exception: Whatever stopped one of them.
+            Exception: Whatever stopped one of the nets.
         """
-        for _ in range(steps):
-            batch = next(self._batches)
-            with asked_once(batch.x):
-                self._step([one.learner for one in self._trainers], batch, [one.lr for one in self._trainers])
-            for trainer in self._trainers:
-                if isinstance(trainer.outcome, Exception):
-                    raise trainer.outcome
+        self._turn, self._now, self._taken = turn, (0, 0), len(self.jobs)
+        try:
+            self._left = turn()
+            outcomes = fit_together(self.jobs, self._work.data(), device=torch.device(self._work.device))
+        except InterruptedRunError:
+            return
+        for outcome in outcomes:
+            if isinstance(outcome, Exception) and not isinstance(outcome, _LeftBehindError):
+                raise outcome
+
+    def run(self, steps: int) -> None:
+        """Take so many steps with every net, and no more afterwards."""
+        turns = iter([steps])
+
+        def turn() -> int:
+            for left in turns:
+                return left
+            raise InterruptedRunError("that was all")
+
+        self.train(turn)
+
+    def step(self, epoch: int, step: int, steps: int) -> None:
+        """One net has taken a step."""
+        if (epoch, step) != self._now:
+            if self._taken < len(self.jobs):
+                raise _LeftBehindError("another net has failed")
+            self._now, self._taken = (epoch, step), 0
+        self._taken += 1
+        if self._taken == len(self.jobs):
+            self._left -= 1
+            if self._left == 0:
+                self._left = self._turn()
+
+    def epoch(self, record: dict[str, Any]) -> None:
+        """Look at steps only."""
 
     def models(self) -> list[nn.Module]:
         """Return the nets."""
-        return [trainer.job.nets.model for trainer in self._trainers]
+        return [job.nets.model for job in self.jobs]
 
     @property
     def how(self) -> str:
@@ -84,17 +99,19 @@ class EngineLoop:
 
     def kl(self) -> float | None:
         """Return the KL term of the nasty loss on the first images, where there is one."""
-        job = self._trainers[0].job
+        job, data = self.jobs[0], self._work.data()
         if job.nets.adversary is None:
             return None
+        size, device = self._work.batch_size, torch.device(self._work.device)
+        loader = Loader(
+            data.train, batch_size=size, augment=data.augment, mean=data.mean, std=data.std, seed=0, device=device
+        )
         with torch.no_grad():
-            return float(job.objective.step(next(self._loader.epoch(0)), job.nets).logs["adversary_kl"])
+            return float(job.objective.step(next(loader.epoch(0)), job.nets).logs["adversary_kl"])
 
-    def _stream(self) -> Iterator[Batch]:
-        epoch = 0
-        while True:
-            yield from self._loader.epoch(epoch)
-            epoch += 1
+
+class _LeftBehindError(Exception):
+    """A net goes on that was to keep in step with others."""
 
 
 def step_flops(work: Work) -> int:

@@ -6,7 +6,7 @@ accuracy read after every step.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import torch
 from torch import Tensor, nn
@@ -15,6 +15,7 @@ from torch.utils.data import DataLoader
 
 from undistill.bench.augment import PILImages, pil_crop_flip
 from undistill.bench.work import ALPHA, TEMPERATURE, WEIGHT, Work
+from undistill.errors import InterruptedRunError
 
 __all__ = ["PlainLoop"]
 
@@ -38,6 +39,14 @@ class PlainLoop:
             pin_memory=work.device.startswith("cuda"),
         )
         self._jobs = [_PlainJob(work, spec, self._loader) for spec in work.models]
+
+    def train(self, turn: Callable[[], int]) -> None:
+        """Train turn by turn: each time so many steps as ``turn`` says, until it raises InterruptedRunError."""
+        try:
+            while True:
+                self.run(turn())
+        except InterruptedRunError:
+            return
 
     def run(self, steps: int) -> None:
         """Take so many steps with every net."""

@@ -24,7 +24,7 @@ from undistill.bench.ours import EngineLoop, step_flops
 from undistill.bench.plain import PlainLoop
 from undistill.bench.work import STACKING, Work
 from undistill.engine.flops import clock, matmul_rate
-from undistill.errors import RecipeError, RunError
+from undistill.errors import InterruptedRunError, RecipeError, RunError
 from undistill.kernels.machine import processor_name
 
 __all__ = ["MFU_LIMIT", "PLAIN", "bench_train", "machine", "measure", "worker"]
@@ -206,29 +206,48 @@ def worker(work: Work, side: str) -> Iterator[_Worker]:
 
 
 def _serve(connection: Connection, work: Work, side: Any) -> None:
-    """Answer ``run, steps`` with seconds and ``report`` with all else, until nobody asks any more."""
-    loop: PlainLoop | EngineLoop | None = None
-    device = torch.device(work.device)
+    """Answer ``run, steps`` with seconds, and in the end ``report`` with all else."""
     if work.threads is not None:
         torch.set_num_threads(work.threads)
-    while True:
-        try:
-            what, *arguments = connection.recv()
-        except (EOFError, KeyboardInterrupt):
-            return
-        try:
-            if loop is None:
-                loop = PlainLoop(work) if side == PLAIN else EngineLoop(work, side)
-            if what == "run":
-                begin = clock(device)
-                loop.run(*arguments)
-                answer: Any = clock(device) - begin
-            else:
-                answer = _report(loop, device)
-        except Exception as error:
-            connection.send((True, f"{type(error).__name__}: {error}"))
-        else:
-            connection.send((False, answer))
+    turns = _Turns(connection, torch.device(work.device))
+    try:
+        turns.wait()
+        loop: PlainLoop | EngineLoop = PlainLoop(work) if side == PLAIN else EngineLoop(work, side)
+        loop.train(turns)
+        if turns.question == ("report",):
+            connection.send((False, _report(loop, torch.device(work.device))))
+            turns.wait()  # for the end: the weights are read from this process
+    except (EOFError, BrokenPipeError, KeyboardInterrupt):
+        return  # nobody asks any more
+    except Exception as error:
+        connection.send((True, f"{type(error).__name__}: {error}"))
+
+
+class _Turns:
+    """The far end: how many steps are to be taken next, and how long they take."""
+
+    def __init__(self, connection: Connection, device: torch.device) -> None:
+        self._connection, self._device = connection, device
+        self.question: tuple[Any, ...] = ()
+        self._begin: float | None = None
+
+    def wait(self) -> None:
+        """Wait for the first question."""
+        self.question = self._connection.recv()
+
+    def __call__(self) -> int:
+        """Answer with the seconds of the last turn and return the steps of the next; raise once there is none."""
+        if self._begin is not None:
+            self._connection.send((False, clock(self._device) - self._begin))
+            try:
+                self.wait()
+            except (EOFError, OSError):
+                raise InterruptedRunError("nobody asks any more") from None
+        what, *arguments = self.question
+        if what != "run":
+            raise InterruptedRunError("the last turn is over")
+        self._begin = clock(self._device)
+        return int(arguments[0])
 
 
 def _report(loop: PlainLoop | EngineLoop, device: torch.device) -> dict[str, Any]:

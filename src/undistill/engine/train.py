@@ -20,7 +20,7 @@ from undistill.engine.trainer import Trainer
 from undistill.errors import InterruptedRunError, RecipeError
 from undistill.victim import asked_once
 
-__all__ = ["SHARED_FIELDS", "fit", "fit_together", "stepper"]
+__all__ = ["SHARED_FIELDS", "fit", "fit_together"]
 
 # What the batches of a job depend on, besides its images.
 SHARED_FIELDS = ("seed", "batch_size", "augment", "holdout", "profile")
@@ -94,7 +94,7 @@ def fit_together(
         torch.manual_seed(config.seed)  # dropout and the like; order and augmentation have generators of their own
         alone = len(jobs) == 1
         trainers = [Trainer(job, data, loader, held_out, test, device, alone=alone) for job in jobs]
-        with stepper(config.profile) as step:
+        with _stepper(config.profile) as step:
             _train(trainers, loader, step)
     return [trainer.outcome for trainer in trainers if trainer.outcome is not None]
 
@@ -126,7 +126,7 @@ def _stream(job: Job, data: Dataset, targets: Sequence[Images], device: torch.de
 
 
 @contextmanager
-def stepper(profile: str) -> Iterator[Step]:
+def _stepper(profile: str) -> Iterator[Step]:
     """Yield what has nets take a step as a profile says; afterwards each net has memory of its own."""
     if profile == "exact":
         yield take_step
