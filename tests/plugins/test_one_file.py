@@ -1,4 +1,4 @@
-"""An output defense and an attack on features are one new file each: nothing else is touched."""
+"""An output defense, an attack on features and a kind of figure are one new file each: nothing else is touched."""
 
 from __future__ import annotations
 
@@ -23,6 +23,9 @@ from undistill.defenses import OUTPUT_DEFENSES, build_output_defense
 from undistill.errors import AccessError, InterruptedRunError, RecipeError
 from undistill.recipe import Recipe, make_recipe
 from undistill.registry import Registry
+from undistill.reporting.document import Document
+from undistill.reporting.parts import PARTS, part_of
+from undistill.reporting.write import write
 from undistill.run import Run
 from undistill.victim import Access, Victim
 from undistill.workspace import Workspace
@@ -60,6 +63,39 @@ class Shy(OutputDefense):
     def __call__(self, probs: Tensor, x: Tensor) -> Tensor:
         """Return the mixture."""
         return (1 - self.share) * probs + self.share / probs.shape[1]
+'''
+
+SPARK = '''
+"""Numbers over time, as small as words."""
+
+from collections.abc import Iterator
+
+from undistill.reporting.cell import Shown
+from undistill.reporting.parts import Grid, GridRow, Part, register_part
+from undistill.reporting.style import NORMAL, new_figure
+
+
+@register_part("spark")
+class Spark(Part):
+    """One line."""
+
+    kind: str = "spark"
+    values: tuple[float, ...]
+
+    def grids(self) -> Iterator[Grid]:
+        """Yield the last value."""
+        yield Grid("", ("",), ("last",), (GridRow(("value",), (Shown(f"{self.values[-1]:.1f}"),)),))
+
+    @property
+    def drawn(self) -> bool:
+        """Always."""
+        return True
+
+    def draw(self):
+        """Return the line."""
+        figure = new_figure(2, 1)
+        figure.subplots().plot(self.values, color=NORMAL)
+        return figure
 '''
 
 MIMIC = '''
@@ -275,3 +311,19 @@ def test_features_of_a_rebuilt_victim_are_those_of_the_victim():
     name = next(name for name, module in net.named_modules() if isinstance(module, torch.nn.Conv2d))
     for layer in (name, ""):
         torch.testing.assert_close(rebuilt.features(x, layer), victim.features(x, layer), rtol=1e-4, atol=1e-5)
+
+
+# --- a kind of figure -------------------------------------------------------------------------------------------------
+
+
+def test_a_kind_of_figure_is_one_file(drop_in: DropIn, tmp_path: Path):
+    drop_in(PARTS, "spark", SPARK)
+    values = {"kind": "spark", "name": "speed", "title": "How it went", "seeds": 1, "values": [1.0, 2.5], "notes": []}
+    part = part_of(values)
+    assert part.to_json() == values
+    page = write(Document("Seen", (part,), {}), tmp_path / "page.html", texts="page", figures="figures")
+    assert 'aria-label="speed: How it went"' in page.read_text()
+    assert "| value | 2.5 |" in (tmp_path / "page.md").read_text()
+    assert "2.5" in (tmp_path / "page.tex").read_text()
+    assert (tmp_path / "figures" / "speed.png").is_file()
+    assert (tmp_path / "figures" / "speed.svg").read_text().startswith("<svg ")
