@@ -20,7 +20,7 @@ from torch import nn
 from undistill.api import attack, defend, train
 from undistill.engine.evaluate import predict
 from undistill.errors import CheckpointError, RecipeError, RunError
-from undistill.reporting.answers import neighbors_alike, pairs, tsne
+from undistill.reporting.answers import pairs, tsne
 from undistill.reporting.document import Document
 from undistill.reporting.formats import to_html, to_markdown, to_rich, to_tex
 from undistill.reporting.parts import Part
@@ -497,14 +497,19 @@ def test_a_module_as_victim(tmp_path: Path) -> None:
     assert "Sequential #" in (tmp_path / "report.html").read_text()
 
 
-def test_nearest_neighbors_of_a_class() -> None:
-    from sklearn.neighbors import NearestNeighbors
-
-    rng = np.random.RandomState(0)
-    points, labels = rng.randn(80, 2), rng.randint(0, 3, 80)
-    nearest = NearestNeighbors(n_neighbors=11).fit(points).kneighbors(points)[1][:, 1:]
-    expected = (labels[nearest] == labels[:, None]).mean()
-    assert neighbors_alike(points, torch.from_numpy(labels)) == pytest.approx(expected)
+def test_a_report_measures_the_space_and_not_its_map(folder: Path) -> None:
+    """Against a plain loop: of each image's five nearest others by features, does the majority have its class?"""
+    maps = next(part for part in make_document(folder).parts if part.name == "maps")
+    (pair,) = pairs(collect(folder)[0])
+    x, y = pair.defended.features.double().numpy(), pair.data.test.y[pair.mapped].numpy()
+    right = []
+    for i in range(len(x)):
+        distances = np.linalg.norm(x - x[i], axis=1)
+        distances[i] = np.inf
+        right.append(np.bincount(y[np.argsort(distances)[:5]]).argmax() == y[i])
+    shown = next(panel for panel in maps.panels if panel.name == "features-nasty")
+    assert shown.knn_accuracy == pytest.approx(np.mean(right), abs=0.02)  # votes that tie
+    assert shown.dimension == x.shape[1]
 
 
 def test_maps_of_equal_vectors_are_one_point() -> None:

@@ -17,6 +17,8 @@ from undistill.errors import ShapeError
 from undistill.functional.similarity import linear_cka
 from undistill.orchestrate.plan import Plan
 from undistill.orchestrate.request import load_studies
+from undistill.reporting import answers
+from undistill.reporting.answers import choose_examples
 from undistill.reporting.parts import part_of
 from undistill.reporting.style import draw
 from undistill.run import Failure, Run
@@ -24,7 +26,6 @@ from undistill.storage import remember
 from undistill.studies import embeddings, pair
 from undistill.studies.changes import Changes
 from undistill.studies.pair import PairStudy
-from undistill.studies.responses import choose_examples
 from undistill.workspace import Workspace
 
 Array = np.ndarray[Any, np.dtype[np.float64]]
@@ -226,7 +227,7 @@ def test_a_second_call_computes_nothing(workspace: Workspace, tmp_path: Path, mo
     def refuse(*_: object) -> None:
         raise AssertionError("computed again")
 
-    monkeypatch.setattr(embeddings, "tsne", refuse)
+    monkeypatch.setattr(answers, "tsne", refuse)
     monkeypatch.setattr(Run, "load_model", refuse)
     monkeypatch.setattr(Run, "dataset", refuse)
     for name, part in first.items():

@@ -22,13 +22,13 @@ from undistill.reporting.runs import RunGroup, Teacher
 from undistill.run import Run
 from undistill.workspace import Workspace
 
-__all__ = ["MAPPED_CLASSES", "MOST_PAIRS", "Answers", "Pair", "neighbors_alike", "pairs", "tsne"]
+__all__ = ["MAPPED_CLASSES", "NEIGHBORS", "Answers", "Pair", "choose_examples", "measure_space", "pairs", "tsne"]
 
-MOST_PAIRS = 4  # defended teachers that get figures; a sweep would drown the page
+_MOST_PAIRS = 4  # defended teachers that get figures; a sweep would drown the page
 MAPPED_CLASSES = 10  # more colors than these cannot be told apart
 _MAPPED_IMAGES = 500
 _BATCH = 100
-_NEIGHBORS = 10
+NEIGHBORS = 5
 
 Points = np.ndarray[Any, np.dtype[np.float64]]
 
@@ -98,13 +98,13 @@ def pairs(study: RunGroup) -> Iterator[Pair | str]:
     defended = [
         (teacher, teacher.replicates.runs[0]) for teacher in study.teachers if teacher.twin and teacher.replicates
     ]
-    for teacher, run in defended[:MOST_PAIRS]:
+    for teacher, run in defended[:_MOST_PAIRS]:
         try:
             yield _ask(study, teacher, run)
         except (RunError, DataError) as error:
             yield f"{teacher.label}: no figures, because its nets or images are not at hand ({error})."
-    if len(defended) > MOST_PAIRS:
-        yield f"Figures are drawn for the first {MOST_PAIRS} of {len(defended)} defended teachers."
+    if len(defended) > _MOST_PAIRS:
+        yield f"Figures are drawn for the first {_MOST_PAIRS} of {len(defended)} defended teachers."
 
 
 def tsne(x: Tensor) -> Points:
@@ -125,13 +125,47 @@ def tsne(x: Tensor) -> Points:
     return layout
 
 
-def neighbors_alike(layout: Points, labels: Tensor) -> float:
-    """Return the share, in 0..1, of each point's 10 nearest neighbors that have its class."""
-    distance = np.linalg.norm(layout[:, None] - layout[None], axis=2)
-    np.fill_diagonal(distance, np.inf)
-    nearest = distance.argsort(axis=1)[:, : min(_NEIGHBORS, len(layout) - 1)]
-    y = labels.numpy()
-    return float((y[nearest] == y[:, None]).mean()) if nearest.size else 1.0
+def measure_space(x: Tensor, labels: np.ndarray[Any, Any], neighbors: int) -> dict[str, Any]:
+    """Return what a map of vectors shows, and how well their classes are separated before any map is made.
+
+    Args:
+        x: Vectors (n, D).
+        labels: Their classes (n,).
+        neighbors: How many of the nearest vectors vote, none being its own neighbor; fewer where there are fewer.
+
+    Returns:
+        ``dimension`` D and the ``points`` (x, y) of the map. Of the original space, the ``silhouette`` of the classes
+        in -1..1, None where it is not defined, and ``knn_accuracy``, the share of vectors, in 0..1, that the vote
+        puts right.
+    """
+    from sklearn.metrics import silhouette_score
+    from sklearn.neighbors import KNeighborsClassifier
+
+    values = x.numpy()
+    defined = 1 < len(np.unique(labels)) < len(labels)
+    nearest = KNeighborsClassifier(min(neighbors, len(labels) - 1)).fit(values, labels)
+    return {
+        "dimension": x.shape[1],
+        "points": [[round(float(u), 2), round(float(v), 2)] for u, v in tsne(x)],
+        "silhouette": round(float(silhouette_score(values, labels)), 4) if defined else None,
+        "knn_accuracy": round(float(np.mean(nearest.predict(None) == labels)), 4),
+    }
+
+
+def choose_examples(labels: Tensor, right: Tensor, count: int) -> list[int]:
+    """Return the first image that is classified right, of each of the first classes; the first image where none is.
+
+    Args:
+        labels: Of all images (N,).
+        right: Which of them are classified right, bool (N,).
+        count: Number of classes to show; fewer where there are fewer.
+    """
+    chosen = []
+    for label in sorted(set(labels.tolist()))[:count]:
+        members = (labels == label).nonzero().flatten()
+        hits = members[right[members]]
+        chosen.append(int((hits if len(hits) else members)[0]))
+    return chosen
 
 
 def _ask(study: RunGroup, teacher: Teacher, run: Run) -> Pair:

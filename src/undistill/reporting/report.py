@@ -16,7 +16,7 @@ import torch
 from undistill._version import __version__
 from undistill.errors import RecipeError
 from undistill.recipe import Recipe
-from undistill.reporting.answers import MAPPED_CLASSES, Pair, neighbors_alike, pairs, tsne
+from undistill.reporting.answers import MAPPED_CLASSES, NEIGHBORS, Pair, choose_examples, measure_space, pairs
 from undistill.reporting.cell import Shown
 from undistill.reporting.document import Document
 from undistill.reporting.parts import Grid, GridRow, Part
@@ -218,8 +218,9 @@ def _pair(pair: Pair, suffix: str) -> Iterator[Part]:
         f"neighbors in a map are neighbors there, distances between groups mean little; {about}",
         classes=tuple(classes[int(k)] for k in shown),
         labels=tuple(torch.searchsorted(shown, labels).tolist()),
-        neighbors=10,
+        neighbors=NEIGHBORS,
         panels=tuple(_maps(pair)),
+        notes=(f"Silhouette and the {NEIGHBORS} nearest neighbors are of the original space, not of the map.",),
     )
     rows = tuple(GridRow((name,), (Shown(normal), Shown(defended))) for name, normal, defended in pair.distances)
     yield Values.make(
@@ -235,29 +236,22 @@ def _samples(pair: Pair) -> Iterator[Example]:
     """Yield images of different classes that both nets get right."""
     y = pair.data.test.y
     normal, defended = (answers.logits for answers in (pair.normal, pair.defended))
-    right = ((normal.argmax(1) == y) & (defended.argmax(1) == y)).nonzero().flatten().tolist()
-    first: dict[int, int] = {}
-    for i in right:
-        first.setdefault(int(y[i]), i)
-    for label, i in sorted(first.items())[:_SAMPLES]:
+    right = (normal.argmax(1) == y) & (defended.argmax(1) == y)
+    for i in (i for i in choose_examples(y, right, _SAMPLES) if right[i]):
         p, q = ((logits[i] / pair.temperature).softmax(0).tolist() for logits in (normal, defended))
         picture = Picture.of(pair.data.test.x[i])
-        yield Example(index=i, label=label, image=picture, both_right=True, normal=tuple(p), nasty=tuple(q))
+        yield Example(index=i, label=int(y[i]), image=picture, both_right=True, normal=tuple(p), nasty=tuple(q))
 
 
 def _maps(pair: Pair) -> Iterator[Space]:
-    labels = pair.data.test.y[pair.mapped]
+    labels = pair.data.test.y[pair.mapped].numpy()
     for space in ("features", "logits"):
         for owner, answers in (("normal", pair.normal), (pair.method, pair.defended)):
             vectors = answers.features if space == "features" else answers.logits[pair.mapped]
-            layout = tsne(vectors)
             yield Space(
                 name=f"{space}-{owner}",
                 title=f"{space.capitalize()}, {owner} teacher",
-                dimension=vectors.shape[1],
-                points=tuple((round(float(u), 2), round(float(v), 2)) for u, v in layout),
-                silhouette=None,
-                knn_accuracy=neighbors_alike(layout, labels),
+                **measure_space(vectors, labels, NEIGHBORS),
             )
 
 

@@ -233,8 +233,8 @@ def _is_known(run: Run) -> bool:
 def _sources_beside(run: Run) -> Iterator[Run]:
     """Yield the runs of a run's victim and adversary, and theirs, where they are at hand."""
     beside = Workspace(run.folder.parent, instances=run.instances)
-    for source in (run.recipe.victim, run.recipe.adversary):
-        other = beside.find(source) if isinstance(source, Recipe) else None
+    for source in run.recipe.sources:
+        other = beside.find(source)
         if other is not None:
             _check(other)
             yield other
@@ -278,8 +278,8 @@ def _teachers(replicates: Sequence[Replicates]) -> tuple[Teacher, ...]:
     for recipe in (replicate.recipe for replicate in replicates):
         for source in (recipe.adversary, recipe.victim):
             if source is not None:
-                sources.setdefault(_key(source), source)
-                learned_from.add(_key(source))
+                sources.setdefault(source.key, source)
+                learned_from.add(source.key)
     student_models = {_student_key(replicate.recipe) for replicate in replicates if replicate.recipe.kind == "attack"}
     own = {replicate.recipe.family: replicate for replicate in replicates}
     for family, replicate in own.items():
@@ -296,12 +296,8 @@ def _teachers(replicates: Sequence[Replicates]) -> tuple[Teacher, ...]:
     )
 
 
-def _key(source: Source) -> str:
-    return source.family if isinstance(source, Recipe) else f"weights-{source.sha256}"
-
-
 def _twin(source: Source) -> str | None:
-    return _key(source.adversary) if isinstance(source, Recipe) and source.adversary is not None else None
+    return source.adversary.key if isinstance(source, Recipe) and source.adversary is not None else None
 
 
 def _teacher_order(source: Source) -> tuple[str, bool, str, str]:
@@ -328,7 +324,7 @@ def _teacher_name(source: Source) -> str:
 def _details(source: Source) -> dict[str, Any]:
     dump = source.model_dump(mode="json", exclude={"name", "folder", "device", "tensorboard", "seed"})
     if isinstance(source, Recipe) and source.adversary is not None:
-        dump["adversary"] = {"model": source.adversary.model, "key": _key(source.adversary)[:6]}
+        dump["adversary"] = {"model": source.adversary.model, "key": source.adversary.key[:6]}
     return dump
 
 
@@ -360,7 +356,7 @@ def _extractions(attacks: Sequence[Replicates], teachers: Sequence[Teacher]) -> 
     for replicate in attacks:
         recipe = replicate.recipe
         if recipe.victim is not None:
-            where = _key(recipe.victim), recipe.method, recipe.access, recipe.policy
+            where = recipe.victim.key, recipe.method, recipe.access, recipe.policy
             rows[where][_student_key(recipe)] = replicate
     order = {teacher.key: i for i, teacher in enumerate(teachers)}
     accesses = {access for _, _, access, _ in rows}

@@ -10,9 +10,10 @@ from undistill.recipe import Recipe
 from undistill.reporting.cell import COLLAPSED, DISAGREES, Cell, Reason
 from undistill.run import Failure
 from undistill.studies.paper import PaperCell
+from undistill.studies.study import Study
 from undistill.workspace import Workspace
 
-__all__ = ["against", "cell_notes", "common", "make_cell"]
+__all__ = ["against", "cell_notes", "common", "make_cell", "why"]
 
 
 def make_cell(
@@ -79,7 +80,7 @@ def cell_notes(cells: Iterable[tuple[str, Cell]], seeds: int) -> Iterator[str]:
             yield f"Failed: {name}, seed {seed}: {failure.reason}{log}"
 
 
-def common(study: Any, cells: Iterable[tuple[str, Cell]], notes: Iterable[str] = ()) -> dict[str, Any]:
+def common(study: Study, cells: Iterable[tuple[str, Cell]], notes: Iterable[str] = ()) -> dict[str, Any]:
     """Return the fields that parts made of cells have in common.
 
     Args:
@@ -95,6 +96,13 @@ def common(study: Any, cells: Iterable[tuple[str, Cell]], notes: Iterable[str] =
         "notes": (*notes, *cell_notes(cells, study.seeds)),
         "failed": any(cell.failures for _, cell in cells),
     }
+
+
+def why(failure: Failure | None) -> str:
+    """Return in one line why a run has no result, with the name of its log."""
+    if failure is None:
+        return "not run"
+    return f"{failure.reason} (log: {failure.log.name})" if failure.log else failure.reason
 
 
 def _reason(failure: Failure | None) -> Reason:

@@ -11,14 +11,13 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
 from undistill.data.loader import Batch, batches
 from undistill.functional.similarity import linear_cka
 from undistill.models.features import logits_and_features
-from undistill.reporting.answers import tsne
+from undistill.reporting.answers import NEIGHBORS, measure_space
 from undistill.reporting.parts import Part
 from undistill.reporting.parts.embeddings import Embeddings
 from undistill.studies.changes import Changes, adapt
@@ -29,7 +28,6 @@ from undistill.studies.study import STUDIES
 __all__ = ["EmbeddingStudy", "figure2"]
 
 _IMAGES = 1000  # at most: the picture is full, and t-SNE takes its time
-_NEIGHBORS = 5
 _BATCH = 500
 _SPACES = ("features", "logits")
 
@@ -47,7 +45,7 @@ class EmbeddingStudy(PairStudy):
     @property
     def parameters(self) -> dict[str, Any]:
         """Number of images at most, and of neighbors."""
-        return {"images": _IMAGES, "neighbors": _NEIGHBORS}
+        return {"images": _IMAGES, "neighbors": NEIGHBORS}
 
     def compute(self, teachers: Teachers) -> dict[str, Any]:
         """Return ``classes``, the ``labels`` of the images, ``panels`` and ``cka``.
@@ -72,7 +70,7 @@ class EmbeddingStudy(PairStudy):
             {
                 "name": f"{space}-{name}",
                 "title": f"{space.capitalize()}, {name} teacher",
-                **_panel(spaces[name][space], labels),
+                **measure_space(spaces[name][space], labels, NEIGHBORS),
             }
             for space in _SPACES
             for name in TEACHERS
@@ -80,7 +78,7 @@ class EmbeddingStudy(PairStudy):
         return {
             "classes": list(data.classes),
             "labels": labels.tolist(),
-            "neighbors": _NEIGHBORS,
+            "neighbors": NEIGHBORS,
             "panels": panels,
             "cka": cka,
         }
@@ -109,21 +107,6 @@ def figure2(*, seeds: int, changes: Changes) -> EmbeddingStudy:
         adapt(normal("cifar10", "resnet18", 0), changes),
         adapt(nasty("cifar10", "resnet18", 0), changes),
     )
-
-
-def _panel(space: Tensor, labels: np.ndarray[Any, Any]) -> dict[str, Any]:
-    from sklearn.metrics import silhouette_score
-    from sklearn.neighbors import KNeighborsClassifier
-
-    x = space.numpy()
-    defined = 1 < len(np.unique(labels)) < len(labels)
-    nearest = KNeighborsClassifier(min(_NEIGHBORS, len(labels) - 1)).fit(x, labels)
-    return {
-        "dimension": x.shape[1],
-        "points": [[round(float(u), 2), round(float(v), 2)] for u, v in tsne(space)],
-        "silhouette": round(float(silhouette_score(x, labels)), 4) if defined else None,
-        "knn_accuracy": round(float(np.mean(nearest.predict(None) == labels)), 4),
-    }
 
 
 @torch.no_grad()

@@ -16,6 +16,7 @@ from undistill.recipe import Recipe
 from undistill.reporting.parts import Part
 from undistill.reporting.parts.images import ImageGrids, image_panel
 from undistill.run import Failure, Run
+from undistill.studies.cells import why
 from undistill.studies.changes import Changes
 from undistill.studies.datafree import data_free
 from undistill.studies.protocol import nasty, normal
@@ -52,8 +53,7 @@ class InversionStudy(Study):
             "runs": {name: run.folder.name for name, run in runs.items()},
         }
         lost = [
-            f"Failed: images of the {name} teacher, seed 0: "
-            f"{failures[recipe.hash].reason if recipe.hash in failures else 'not run'}"
+            f"Failed: images of the {name} teacher, seed 0: {why(failures.get(recipe.hash))}"
             for name, recipe in self.extractions.items()
             if name not in runs
         ]

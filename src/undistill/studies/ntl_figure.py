@@ -30,6 +30,7 @@ from undistill.reporting.parts import Part
 from undistill.reporting.parts.areas import Areas, Disc, area
 from undistill.run import Failure, Run
 from undistill.storage import remember
+from undistill.studies.cells import why
 from undistill.studies.changes import Changes
 from undistill.studies.ntl import LABELS, DomainNet, NTLStudy, make_table
 from undistill.studies.study import STUDIES, Study
@@ -149,10 +150,8 @@ class AreaStudy(Study):
         }
         lost = [(net.label, recipe) for net in self.panels for recipe in net.recipes if not nets[net.name][recipe.seed]]
         if lost:
-            reasons = (failures.get(recipe.hash) for _, recipe in lost)
             notes = tuple(
-                f"Failed: {label}, seed {recipe.seed}: {reason.reason if reason else 'not run'}"
-                for (label, recipe), reason in zip(lost, reasons, strict=True)
+                f"Failed: {label}, seed {recipe.seed}: {why(failures.get(recipe.hash))}" for label, recipe in lost
             )
             return Areas.make(**about, notes=notes, failed=True)
         data = load_dataset(self.table.domains[self.source])

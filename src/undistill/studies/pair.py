@@ -18,6 +18,7 @@ from undistill.recipe import Recipe
 from undistill.reporting.parts import Part
 from undistill.run import Failure, Run
 from undistill.storage import remember
+from undistill.studies.cells import why
 from undistill.studies.study import Study
 from undistill.workspace import Workspace
 
@@ -85,7 +86,7 @@ class PairStudy(Study):
             "runs": {name: run.folder.name for name, run in runs.items()},
         }
         lost = [
-            f"Failed: {name} teacher, seed 0: {_reason(failures.get(recipe.hash))}"
+            f"Failed: {name} teacher, seed 0: {why(failures.get(recipe.hash))}"
             for name, recipe in recipes.items()
             if name not in runs
         ]
@@ -113,9 +114,3 @@ class PairStudy(Study):
             raise DataError(f"the images of {self.normal.data} have changed since the teachers were trained")
         with exact_arithmetic(device):
             return self.compute(Teachers(runs, data, device))
-
-
-def _reason(failure: Failure | None) -> str:
-    if failure is None:
-        return "not run"
-    return f"{failure.reason} (log: {failure.log.name})" if failure.log else failure.reason

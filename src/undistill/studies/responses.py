@@ -16,6 +16,7 @@ from torch import Tensor
 from undistill import functional as F
 from undistill.engine.evaluate import predict
 from undistill.registry import Spec
+from undistill.reporting.answers import choose_examples
 from undistill.reporting.parts import Part
 from undistill.reporting.parts.responses import Picture, Responses
 from undistill.studies.changes import Changes, adapt
@@ -23,7 +24,7 @@ from undistill.studies.pair import PairStudy, Teachers
 from undistill.studies.protocol import nasty, normal
 from undistill.studies.study import STUDIES
 
-__all__ = ["ResponseStudy", "choose_examples", "figure1"]
+__all__ = ["ResponseStudy", "figure1"]
 
 _EXAMPLES = 8
 _ROUND = 6  # decimals: float32 has no more
@@ -119,22 +120,6 @@ def figure1(*, seeds: int, changes: Changes) -> ResponseStudy:
         adapt(normal("cifar10", "resnet18", 0), changes),
         adapt(nasty("cifar10", "resnet18", 0), changes),
     )
-
-
-def choose_examples(labels: Tensor, right: Tensor, count: int) -> list[int]:
-    """Return the first image that is classified right, of each of the first classes; the first image where none is.
-
-    Args:
-        labels: Of all images (N,).
-        right: Which of them are classified right, bool (N,).
-        count: Number of classes to show; fewer where there are fewer.
-    """
-    chosen = []
-    for label in sorted(set(labels.tolist()))[:count]:
-        members = (labels == label).nonzero().flatten()
-        hits = members[right[members]]
-        chosen.append(int((hits if len(hits) else members)[0]))
-    return chosen
 
 
 def _mean_peaks(probabilities: Tensor) -> float:
