@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from undistill import functional as F
 from undistill.data.dataset import Images
 from undistill.data.loader import batches
+from undistill.victim import asked_once
 
 __all__ = ["PAPER_BATCH", "Evaluation", "ask_all", "evaluate", "predict"]
 
@@ -61,9 +62,23 @@ def ask_all(
     mean: tuple[float, ...],
     std: tuple[float, ...],
     device: torch.device,
+    rows: Tensor | None = None,
 ) -> Tensor:
-    """Return what ``ask`` says of normalized images (B, C, H, W), joined over all images in order, (N, …)."""
-    return torch.cat([ask(batch.x) for batch in batches(images, batch_size=_BATCH, mean=mean, std=std, device=device)])
+    """Return what ``ask`` says of normalized images (B, C, H, W), joined over all images in order, (N, …).
+
+    Args:
+        ask: Such as a victim's ``labels``.
+        images: N of them.
+        mean: Of each channel, in 0..1.
+        std: Of each channel, in 0..1.
+        device: Where to compute.
+        rows: Which of a thief's images they are, (N,), for a victim whose answers were kept.
+    """
+    answers = []
+    for batch in batches(images, batch_size=_BATCH, mean=mean, std=std, device=device):
+        with asked_once(batch.x, rows=None if rows is None else rows[batch.index]):
+            answers.append(ask(batch.x))
+    return torch.cat(answers)
 
 
 def evaluate(logits: Tensor, labels: Tensor) -> Evaluation:
