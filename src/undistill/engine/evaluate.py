@@ -31,6 +31,9 @@ class Evaluation:
         top_class: The most common answer.
         top_class_share: Its share of all answers, in 0..1.
         collapsed: More than 90 % of the answers are one class.
+        aurc: Area under the risk-coverage curve, in 0..1: how wrong the surest answers are.
+        non_target_mass: Median probability that is left for the classes that are not named: room for a defense that
+            leaves the named class alone, and what soft answers can tell beyond labels.
     """
 
     accuracy: float
@@ -40,6 +43,8 @@ class Evaluation:
     top_class: int
     top_class_share: float
     collapsed: bool
+    aurc: float
+    non_target_mass: float
 
 
 @torch.no_grad()
@@ -93,4 +98,6 @@ def evaluate(logits: Tensor, labels: Tensor) -> Evaluation:
         top_class=top_class,
         top_class_share=share,
         collapsed=F.is_collapsed(logits),
+        aurc=F.area_under_risk_coverage(logits, labels),
+        non_target_mass=F.non_target_mass(logits),
     )
