@@ -15,8 +15,8 @@ from torch import Tensor, nn
 
 from undistill._version import __version__
 from undistill.data.convert import check_domains
-from undistill.data.dataset import Dataset, Images
-from undistill.data.holdings import UNKNOWN, Holdings, hold, on_hand
+from undistill.data.dataset import UNKNOWN, Dataset, Images
+from undistill.data.holdings import Holdings, hold, on_hand
 from undistill.engine.answers import read_answers, write_answers
 from undistill.engine.callbacks import Callbacks, MetricsLog, TensorBoard
 from undistill.engine.device import pick_device
@@ -396,8 +396,15 @@ def _predictions(logits: Tensor, told: Tensor | None) -> dict[str, Tensor]:
 def _holdings(recipe: Recipe, data: Dataset, transfer: Dataset | None) -> Holdings:
     """Return what a recipe trains on."""
     asks = recipe.kind == "attack"
-    images = on_hand(data, transfer, labels=recipe.labels is not False and (recipe.objective.uses_labels or not asks))
-    return hold(images, labels=recipe.labels, queries=recipe.queries, asks=asks)
+    method = recipe.objective
+    images = on_hand(data, transfer, labels=recipe.labels is not False and (method.uses_labels or not asks))
+    held = hold(images, labels=recipe.labels, queries=recipe.queries, asks=asks)
+    if held.labels < len(held.images) and method.uses_labels and not method.partial_labels:
+        raise RecipeError(
+            f"{method.name!r} needs the label of every image, and {recipe.transfer or recipe.data} has images without; "
+            "choose another data set, or an attack that does without, such as hard_label"
+        )
+    return held
 
 
 def _inputs_digest(data: Dataset, targets: Sequence[Dataset], sources: Mapping[str, str]) -> str:

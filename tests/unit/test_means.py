@@ -14,8 +14,8 @@ from played import played
 from undistill import functional as F
 from undistill.attacks.kd import KD
 from undistill.data import load_dataset
-from undistill.data.dataset import Dataset, Images
-from undistill.data.holdings import UNKNOWN, hold, on_hand
+from undistill.data.dataset import UNKNOWN, Dataset, Images
+from undistill.data.holdings import hold, on_hand
 from undistill.data.loader import Batch, Loader
 from undistill.engine.answers import read_answers, write_answers
 from undistill.engine.fast.graphs import GraphStepper

@@ -15,7 +15,10 @@ from torch import Tensor
 from undistill.data.augment import AUGMENTATIONS
 from undistill.errors import DataError, RecipeError, UnknownNameError
 
-__all__ = ["Dataset", "Images", "Shape", "channel_stats", "hold_out", "stratified_split"]
+__all__ = ["UNKNOWN", "Dataset", "Images", "Shape", "channel_stats", "hold_out", "stratified_split"]
+
+
+UNKNOWN = -1  # the label of a training image whose class nobody knows
 
 
 @dataclass(frozen=True)
@@ -128,7 +131,7 @@ class Dataset:
 
     Attributes:
         name: Name for reports.
-        train: Training images.
+        train: Training images; with the label ``UNKNOWN`` where that is not known.
         test: Test images.
         classes: Class names; label ``k`` is ``classes[k]``.
         mean: Mean of each channel of pixels scaled to 0..1.
@@ -157,8 +160,8 @@ class Dataset:
         for part, images in (("training", self.train), ("test", self.test)):
             if not len(images):
                 raise DataError(f"{self.name}: the {part} set is empty; expected at least one image a class")
-            self._check_labels(part, images.y)
-        if len(self.classes) < 2 or _count_classes(self.train.y) < 2:
+            self._check_labels(part, images.y if part == "test" else images.y[images.y != UNKNOWN])
+        if len(self.classes) < 2 or len(torch.unique(self.train.y[self.train.y != UNKNOWN])) < 2:
             raise DataError(f"{self.name}: the training set has one class only; a classifier needs two or more")
         if self.train.x.shape[1:] != self.test.x.shape[1:]:
             shapes = f"{_shape(self.train.x)} and {_shape(self.test.x)}"

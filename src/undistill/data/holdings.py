@@ -10,12 +10,10 @@ import torch
 from torch import Tensor
 
 from undistill.data.convert import convert_images
-from undistill.data.dataset import Dataset, Images, stratified_split
+from undistill.data.dataset import UNKNOWN, Dataset, Images, stratified_split
 from undistill.errors import DataError, RecipeError
 
-__all__ = ["UNKNOWN", "Holdings", "hold", "on_hand"]
-
-UNKNOWN = -1  # the label of an image whose label is not known
+__all__ = ["Holdings", "hold", "on_hand"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -78,7 +76,8 @@ def hold(images: Images, *, labels: bool | int, queries: int | None, asks: bool)
 
     Args:
         images: What it can choose from, with labels where they are known.
-        labels: Whether it has the label of every image, of none, or of how many: of every class alike.
+        labels: Whether it has the label of every image of which there is one, of none, or of how many: of every class
+            alike.
         queries: About how many images it asks, those with labels among them; the others are of no use to it. None for
             all.
         asks: Whether there is a victim to ask. A reference learns from the images with a label alone.
@@ -87,15 +86,16 @@ def hold(images: Images, *, labels: bool | int, queries: int | None, asks: bool)
         RecipeError: More labels than images, or than queries.
         DataError: Fewer labels than classes.
     """
-    count = len(images) if queries is None else min(queries, len(images))
-    if labels is True:
+    count, there = len(images) if queries is None else min(queries, len(images)), images.y != UNKNOWN
+    if labels is True and bool(there.all()):
         held = images if count == len(images) else images.subset(_alike(images.y, count, "queries"))
         return Holdings(held, len(images), held.y)
-    known = 0 if labels is False else labels
+    known = int(there.sum()) if labels is True else int(labels)
     if known > count:
         told = f"{len(images):,} images" if queries is None or queries >= len(images) else f"{queries:,} queries"
         raise RecipeError(f"labels={known} is more than there are {told}; lower labels, or raise queries")
-    labelled = _alike(images.y, known, "labels") if known else torch.arange(0)
+    there = there.nonzero().flatten()
+    labelled = there[_alike(images.y[there], known, "labels")] if known else torch.arange(0)
     if not asks:
         return Holdings(images.subset(labelled), len(images), images.y[labelled])
     rest = torch.ones(len(images), dtype=torch.bool)

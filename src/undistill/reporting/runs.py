@@ -70,6 +70,11 @@ class Replicates:
         found = {run.recipe.seed: _read(run.result, key) for run in self.runs}
         return {seed: scale * value for seed, value in found.items() if value is not None}
 
+    @property
+    def labelled(self) -> bool:
+        """Whether every image that was trained on has a label; taken for granted of runs that did not say."""
+        return all(run.result.get("labels") == run.result.get("images") for run in self.runs)
+
     @cached_property
     def right(self) -> NDArray[np.bool_] | None:
         """Whether the net of the only run is right about each test image; None for several runs, or if not kept."""
@@ -257,25 +262,25 @@ class RunGroup:
     def yardsticks(self, extraction: Extraction, student: Student) -> dict[str, Replicates]:
         """Return what a thief has to beat to have gained anything, by name: the references with the same means.
 
-        Those are the student alone on the labels; for a thief who has none, the student on the classes that the victim
-        names, where he looks at more than these.
+        Those are the student alone on the labels that he has; of images without one he who looks at more than the
+        class that the victim names has to beat the student on these classes.
         """
-        if extraction.means.labels is not False:
-            found = self.references_of(student, extraction.means)
-            return {f"alone, {method_label(method)}": replicates for method, replicates in found.items()}
-        if not extraction.soft:
-            return {}
-        return {
+        found = self.references_of(student, extraction.means)
+        alone = {f"alone, {method_label(method)}": replicates for method, replicates in found.items()}
+        if not extraction.soft or extraction.by[student.key].labelled:
+            return alone
+        named = {
             other.label: other.by[student.key]
             for other in self.extractions_from(extraction.teacher)
             if not other.soft and other.means == extraction.means and student.key in other.by
         }
+        return {**alone, **named}
 
     def alone(self, extraction: Extraction, student: Student) -> Replicates | None:
         """Return the reference that the table compares with: the student alone, or else the best on top-1 answers."""
-        found = self.yardsticks(extraction, student)
         if extraction.means.labels is not False:
             return self.references_of(student, extraction.means).get("ce")
+        found = self.yardsticks(extraction, student)
         return max(found.values(), key=lambda replicates: replicates.accuracy.mean, default=None)
 
     def extractions_from(self, key: str) -> list[Extraction]:

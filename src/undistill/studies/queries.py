@@ -1,8 +1,7 @@
 """What a thief gets for how many queries: soft answers against the named class, from a normal and a nasty teacher.
 
 Every point is a fresh student on as many images as it has queries, each asked about once, with the same number of steps
-for all of them (the budgeted comparison of public benchmarks of model extraction). Beside it are the student alone on
-as many labels, and a thief whose images are another data set's.
+for all of them (the budgeted comparison of public benchmarks of model extraction). Beside them is the student alone.
 """
 
 from __future__ import annotations
@@ -25,37 +24,29 @@ from undistill.studies.changes import Changes, adapt
 from undistill.studies.study import STUDIES, Keep, Study
 from undistill.workspace import Workspace
 
-__all__ = ["QueryStudy", "queries"]
+__all__ = ["Curve", "QueryStudy", "check_budgets", "queries"]
 
-_TEACHERS = {"normal": "queries/teacher", "nasty": "queries/nasty_teacher"}
-_SURROGATE_EPOCHS = 14  # of USPS, whose set is that much smaller than MNIST: the same number of steps
+_MEASURES: dict[str, tuple[str, Callable[[Run], float]]] = {
+    "accuracy": ("Test accuracy, %", lambda run: run.accuracy),
+    "fidelity": ("Fidelity, %", lambda run: 100 * float(run.result["fidelity"])),
+}
 
 
 @dataclass(frozen=True)
-class _Way:
-    """One source of knowledge: how it is called, and what its recipe says."""
+class Curve:
+    """One line: a source of knowledge, over the budget.
 
+    Attributes:
+        name: Of the line.
+        label: As it is shown.
+        of: Name of the teacher whose answers it is; None for a student alone.
+        points: Recipes, one a seed, by budget.
+    """
+
+    name: str
     label: str
-    fields: Mapping[str, Any]
-    alone: bool = False
-    surrogate: bool = False
-
-
-_ASKS = {"labels": False}
-_SOFT: dict[str, Any] = {**_ASKS, "access": "probs"}
-_NAMED: dict[str, Any] = {**_ASKS, "access": "labels"}
-_WAYS = {
-    "soft": _Way("soft answers, τ=1", {**_SOFT, "method": "kd(temperature=1, alpha=1)"}),
-    "softer": _Way("soft answers, τ=10", {**_SOFT, "method": "kd(temperature=10, alpha=1)"}),
-    "named": _Way("named class", {**_NAMED, "method": "hard_label"}),
-    "named_smooth": _Way("named class, smoothed", {**_NAMED, "method": "hard_label(smoothing=0.2)"}),
-    "labels": _Way("labels alone", {"method": "ce"}, alone=True),
-    "labels_smooth": _Way("labels alone, smoothed", {"method": "label_smoothing(smoothing=0.2)"}, alone=True),
-    "other_soft": _Way(
-        "soft answers, τ=1, other images", {**_SOFT, "method": "kd(temperature=1, alpha=1)"}, surrogate=True
-    ),
-    "other_named": _Way("named class, other images", {**_NAMED, "method": "hard_label"}, surrogate=True),
-}
+    of: str | None
+    points: Mapping[int, tuple[Recipe, ...]]
 
 
 @dataclass(frozen=True)
@@ -63,47 +54,50 @@ class QueryStudy(Study):
     """Students over their budget of queries.
 
     Attributes:
-        points: Recipes, one a seed, by teacher, way and budget.
+        panels: Curves by the panel's name.
         victims: Recipes of the teachers, one a seed, by name.
+        measures: Which measures get a panel each.
+        notes: What a reader must know.
     """
 
-    points: Mapping[tuple[str, str, int], tuple[Recipe, ...]]
+    panels: Mapping[str, tuple[Curve, ...]]
     victims: Mapping[str, tuple[Recipe, ...]]
+    measures: tuple[str, ...]
+    notes: tuple[str, ...]
 
     @property
     def rows(self) -> tuple[str, ...]:
-        """Names of the teachers and of the ways."""
-        return tuple(dict.fromkeys(name for teacher, way, _ in self.points for name in (teacher, way)))
+        """Names of the panels and of their curves."""
+        names = (name for panel, curves in self.panels.items() for name in (panel, *(curve.name for curve in curves)))
+        return tuple(dict.fromkeys(names))
 
     @property
     def recipes(self) -> Iterator[Recipe]:
-        """The recipes of all points and of the teachers."""
-        for recipes in (*self.victims.values(), *self.points.values()):
-            yield from recipes
+        """The recipes of the teachers and of all points."""
+        for victims in self.victims.values():
+            yield from victims
+        for curve in (curve for curves in self.panels.values() for curve in curves):
+            for recipes in curve.points.values():
+                yield from recipes
 
     def pick(self, keep: Keep) -> QueryStudy | None:
-        """Return the study with the teachers and ways that were asked for, None if there are none."""
-        points = {where: found for where, found in self.points.items() if keep(self.name, where[0], where[1])}
-        victims = {name: found for name, found in self.victims.items() if any(name == where[0] for where in points)}
-        return replace(self, points=points, victims=victims) if points else None
+        """Return the study with the panels and curves that were asked for, None if there are none."""
+        panels = {
+            name: kept
+            for name, curves in self.panels.items()
+            if (kept := tuple(curve for curve in curves if keep(self.name, name, curve.name)))
+        }
+        asked = {curve.of for curves in panels.values() for curve in curves}
+        victims = {name: found for name, found in self.victims.items() if name in asked}
+        return replace(self, panels=panels, victims=victims) if panels else None
 
     def evaluate(self, workspace: Workspace, failures: Mapping[str, Failure], cache: Path) -> Part:
-        """Return a part of kind ``curves``: of each teacher, accuracy and fidelity over the budget."""
-        measures: dict[str, tuple[str, Callable[[Run], float]]] = {
-            "accuracy": ("Test accuracy, %", lambda run: run.accuracy),
-            "fidelity": ("Fidelity, %", lambda run: 100 * float(run.result["fidelity"])),
-        }
+        """Return a part of kind ``curves``: a panel of curves for each measure."""
+        cell = partial(make_cell, workspace=workspace, failures=failures)
         panels = tuple(
-            self._panel(name, measure, label, partial(make_cell, workspace=workspace, failures=failures, read=read))
-            for measure, (label, read) in measures.items()
-            for name in self.victims
-        )
-        notes = (
-            "A query is an image that the victim is asked about; each is asked about once, and its answer serves all "
-            "epochs. All students take the same number of steps.",
-            "Labels alone: the same student, without any victim, on as many images with their true labels.",
-            "Other images: a thief who has none of the victim's kind, and no labels either.",
-            "Nothing here is chosen on test images: what is shown was set before it was run.",
+            self._panel(name, measure, curves, partial(cell, read=_MEASURES[measure][1]))
+            for measure in self.measures
+            for name, curves in self.panels.items()
         )
         named = [
             (f"{panel.title}, {line.label}, {point.x:,} queries", point)
@@ -111,28 +105,56 @@ class QueryStudy(Study):
             for line in panel.lines
             for point in line.points
         ]
-        return Curves.make(**common(self, named, notes), panels=panels)
+        return Curves.make(**common(self, named, self.notes), panels=panels)
 
-    def _panel(self, teacher: str, measure: str, label: str, cell: Callable[[Sequence[Recipe]], Cell]) -> parts.Panel:
-        lines = []
-        if measure == "accuracy":
-            own, budgets = cell(self.victims[teacher]), sorted({budget for *_, budget in self.points})
-            points = tuple(parts.Point(x=budget, **dict(own)) for budget in budgets)
-            lines.append(parts.Line(name="teacher", label="the victim", role="teacher", against=None, points=points))
-        for name, way in _WAYS.items():
-            found = sorted(where[2] for where in self.points if where[:2] == (teacher, name))
-            if not found or (way.alone and measure == "fidelity"):
-                continue
-            points = tuple(parts.Point(x=budget, **dict(cell(self.points[teacher, name, budget]))) for budget in found)
-            lines.append(parts.Line(name=name, label=way.label, role="student", against=teacher, points=points))
+    def _panel(
+        self, name: str, measure: str, curves: Sequence[Curve], cell: Callable[[Sequence[Recipe]], Cell]
+    ) -> parts.Panel:
+        several = len(self.measures) > 1
         return parts.Panel(
-            name=f"{measure}-{teacher}",
-            title=self.changes.titled("mnist", f"MNIST, {teacher} teacher, {measure}"),
+            name=f"{measure}-{name}" if several else name,
+            title=self.changes.titled("", f"{name}, {measure}" if several else name),
             x=parts.Scale(label="queries", scale="log"),
-            y=parts.Axis(label=label),
-            lines=tuple(lines),
+            y=parts.Axis(label=_MEASURES[measure][0]),
+            lines=tuple(
+                parts.Line(
+                    name=curve.name,
+                    label=curve.label,
+                    role="teacher" if curve.name == "teacher" else "student",
+                    against=curve.of,
+                    points=tuple(parts.Point(x=x, **dict(cell(recipes))) for x, recipes in curve.points.items()),
+                )
+                for curve in curves
+                if measure == "accuracy" or (curve.of is not None and curve.name != "teacher")
+            ),
             references=(),
         )
+
+
+def check_budgets(budgets: Sequence[int]) -> tuple[int, ...]:
+    """Return budgets in order.
+
+    Raises:
+        RecipeError: One is no number of queries, or there is none.
+    """
+    if not budgets or any(isinstance(n, bool) or not isinstance(n, int) or n < 1 for n in budgets):
+        raise RecipeError(f"budgets: expected whole numbers of 1 or more, got {list(budgets)}")
+    return tuple(sorted(set(budgets)))
+
+
+_SOFT: dict[str, Any] = {"labels": False, "access": "probs"}
+_NAMED: dict[str, Any] = {"labels": False, "access": "labels"}
+_OTHER_EPOCHS = 14  # of USPS, whose set is that much smaller than MNIST: the same number of steps
+_WAYS: dict[str, tuple[str, dict[str, Any]]] = {
+    "soft": ("soft answers, τ=1", {**_SOFT, "method": "kd(temperature=1, alpha=1)"}),
+    "softer": ("soft answers, τ=4", {**_SOFT, "method": "kd(temperature=4, alpha=1)"}),
+    "named": ("named class", {**_NAMED, "method": "hard_label"}),
+    "named_smooth": ("named class, smoothed", {**_NAMED, "method": "hard_label(smoothing=0.2)"}),
+    "labels": ("labels alone", {"method": "ce"}),
+    "labels_smooth": ("labels alone, smoothed", {"method": "label_smoothing(smoothing=0.2)"}),
+    "other_soft": ("soft answers, τ=1, other images", {**_SOFT, "method": "kd(temperature=1, alpha=1)"}),
+    "other_named": ("named class, other images", {**_NAMED, "method": "hard_label"}),
+}
 
 
 @STUDIES.register("queries")
@@ -154,26 +176,39 @@ def queries(
     Raises:
         RecipeError: A budget is no number of queries.
     """
-    if not budgets or any(isinstance(n, bool) or not isinstance(n, int) or n < 1 for n in budgets):
-        raise RecipeError(f"budgets: expected whole numbers of 1 or more, got {list(budgets)}")
-    victims = {
-        name: tuple(load_recipe(recipe, seed=seed) for seed in range(seeds)) for name, recipe in _TEACHERS.items()
-    }
+    asked = check_budgets(budgets)
 
-    def student(victim: Recipe, way: _Way, budget: int) -> Recipe:
-        given = {**way.fields, "queries": budget, "seed": victim.seed}
-        if not way.alone:
-            given["victim"] = victim
-        if way.surrogate:
-            given |= {"transfer": surrogate, "epochs": _SURROGATE_EPOCHS}
-        return adapt(load_recipe("queries/student", **given), changes)
+    def curve(victims: Sequence[Recipe], teacher: str, way: str) -> Curve:
+        label, fields = _WAYS[way]
+        alone, other = way.startswith("labels"), way.startswith("other")
 
-    points = {
-        (name, way, budget): tuple(student(victim, about, budget) for victim in victims[name])
-        for name in victims
-        for way, about in _WAYS.items()
-        for budget in sorted(set(budgets))
-    }
-    adapted = {name: tuple(adapt(recipe, changes) for recipe in found) for name, found in victims.items()}
-    title = "What a thief gets for how many queries"
-    return QueryStudy("queries", title, seeds, changes, points, adapted)
+        def student(victim: Recipe, budget: int) -> Recipe:
+            given = {**fields, "queries": budget, "seed": victim.seed} | ({} if alone else {"victim": victim})
+            given |= {"transfer": surrogate, "epochs": _OTHER_EPOCHS} if other else {}
+            return adapt(load_recipe("queries/student", **given), changes)
+
+        points = {budget: tuple(student(victim, budget) for victim in victims) for budget in asked}
+        return Curve(way, label, None if alone else teacher, points)
+
+    panels, adapted = {}, {}
+    for teacher, recipe in (("normal teacher", "queries/teacher"), ("nasty teacher", "queries/nasty_teacher")):
+        victims = [load_recipe(recipe, seed=seed) for seed in range(seeds)]
+        adapted[teacher] = tuple(adapt(victim, changes) for victim in victims)
+        own = Curve("teacher", "the victim", teacher, dict.fromkeys(asked, adapted[teacher]))
+        panels[teacher] = (own, *(curve(victims, teacher, way) for way in _WAYS))
+    return QueryStudy(
+        "queries",
+        "What a thief gets for how many queries",
+        seeds,
+        changes,
+        panels,
+        adapted,
+        tuple(_MEASURES),
+        (
+            "A query is an image that the victim is asked about; each is asked about once, and its answer serves all "
+            "epochs. All students take the same number of steps.",
+            "Labels alone: the same student, without any victim, on as many images with their true labels.",
+            f"Other images: a thief who has none of the victim's kind, but those of {surrogate}, without labels.",
+            "Nothing is chosen on test images: what is shown was set before it was run.",
+        ),
+    )
