@@ -6,11 +6,11 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from undistill.functional import Interval, format_interval
+from undistill.functional import Interval, clip, format_interval
 from undistill.methods import build_method
 from undistill.registry import Spec
 
-__all__ = ["distinguish", "join", "method_label", "model_label", "points", "signed", "value"]
+__all__ = ["difference", "distinguish", "join", "method_label", "model_label", "points", "signed", "value"]
 
 _SYMBOLS = {"temperature": "τ", "alpha": "α", "weight": "ω", "smoothing": "ε"}
 
@@ -53,9 +53,24 @@ def distinguish(labels: Sequence[str], details: Sequence[Mapping[str, Any]]) -> 
 
 
 def value(interval: Interval, *, with_n: bool, digits: int = 2) -> str:
-    """Write a mean with its interval, and with its number of seeds where the reader needs it."""
-    text = format_interval(interval, digits)
-    return text if with_n else text.rpartition(" (n=")[0]
+    """Write a mean in percent with its interval, and with its number of seeds where the reader needs it.
+
+    An interval that would leave 0..100 is written by its ends: ``99.60 [98.90, 100.00]``.
+    """
+    mean, count = format_interval(interval, digits).split(" (n=")
+    low, high = clip(interval) or (interval.mean, interval.mean)
+    if interval.half_width and (low == 0 or high == 100):
+        mean = f"{interval.mean:.{digits}f} [{low:.{digits}f}, {high:.{digits}f}]"
+    return f"{mean} (n={count}" if with_n else mean
+
+
+def difference(mean: float, interval: tuple[float, float] | None = None) -> str:
+    """Write a difference in brackets, with its interval where there is one: ``(−5.40 [−9.9, −0.9])``."""
+    if interval is None:
+        return f"({signed(mean)})"
+    digits = 1 if min(map(abs, interval)) >= 0.05 else 2  # on which side of 0 an end is must be seen
+    low, high = (signed(end, digits) for end in interval)
+    return f"({signed(mean)} [{low}, {high}])"
 
 
 def signed(number: float, digits: int = 2) -> str:
