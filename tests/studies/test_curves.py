@@ -233,7 +233,10 @@ def made_up(study: CurveStudy, accuracy: dict[tuple[str, float | None], list[flo
 
     def find(recipe: Recipe) -> object:
         value = known.get(recipe.hash)
-        return value and SimpleNamespace(accuracy=value, collapsed=value < 5, folder=Path(f"run-{recipe.hash}"))
+        result = {"test_images": 10_000, "classes": 10}
+        return value and SimpleNamespace(
+            accuracy=value, collapsed=value < 5, folder=Path(f"run-{recipe.hash}"), result=result
+        )
 
     workspace: Any = SimpleNamespace(find=find)
     return study.evaluate(workspace, {}, Path()).to_json()
@@ -256,8 +259,12 @@ def test_the_part_of_a_figure_by_hand() -> None:
     point = {p["x"]: p for p in cnn["points"]}
     assert (point[0.04]["mean"], point[0.04]["half_width"]) == pytest.approx(mean_interval([80.0, 81.0])[:2])
     assert point[0.04]["difference"] == pytest.approx(80.5 - 86.25)
+    # differences -6 and -5.5: t(0.975, 1) = 12.7062 times 0.25
+    assert point[0.04]["difference_interval"] == pytest.approx([-5.75 - 3.17655, -5.75 + 3.17655], abs=1e-4)
     assert (point[0.04]["paper"], point[0.04]["paper_difference"]) == (82.46, -4.18)
-    assert point[0.04]["disagrees"] is False  # 80.5 ± 6.35
+    assert point[0.04]["disagrees"] is False  # 80.5 ± 11.0
+    assert (point[0.04]["images"], point[0.04]["chance_seeds"], point[0.08]["chance_seeds"]) == (10_000, [], [0])
+    assert "After a difference: its 95 % interval, paired by seed" in " ".join(part["notes"])
     assert (point[0.08]["collapsed_seeds"], list(point[0.08]["failures"])) == ([0], ["1"])
     assert (point[0.01]["mean"], point[0.01]["paper"]) == (None, None)
     references = {r["name"]: (r["line"], r["mean"], r["paper"]) for r in panel["references"]}
@@ -289,10 +296,10 @@ def test_a_figure_in_words_and_as_csv() -> None:
         ["paper", "–", "–", "82.46 (−4.18)", "–", "–", "–"],
     ]
     table = to_csv(Document("", (part_of(part),), {})).splitlines()
-    assert table[0] == "study,row,column,x,seed,accuracy,run,failure,paper"
+    assert table[0] == "study,row,column,x,seed,accuracy,run,failure,paper,difference,difference_low,difference_high"
     (recipe,) = next(p for p in given.panels[0].lines[1].points if p.x == 4).recipes
-    assert f"figure4,cifar10,cnn-nasty,4,0,80.0,run-{recipe.hash},,82.46" in table
-    assert "figure4,cifar10,cnn-normal,1,0,,,not run," in table
+    assert f"figure4,cifar10,cnn-nasty,4,0,80.0,run-{recipe.hash},,82.46,-6.0,," in table
+    assert "figure4,cifar10,cnn-normal,1,0,,,not run,,,," in table
     assert sum(line.startswith("figure4,cifar10,cnn,,0,86.0,") for line in table) == 1
     assert len(table) == 1 + 2 * 5 + 1
 

@@ -241,6 +241,21 @@ def test_intervals_are_bars_where_there_are_some() -> None:
     assert not plots(draw(none))[0].collections
 
 
+def test_bars_stay_where_accuracies_can_be() -> None:
+    wide = line("cnn", "student", "nasty", {1: cell(98.0, 3.0), 2: cell(1.0, 3.0)})
+    dashed = {"name": "cnn", "label": "CNN", "line": "cnn", **cell(99.0, 4.0)}
+    (axes,) = plots(draw(curves(panel([wide], [dashed]))))
+    (bars,) = axes.collections
+    assert np.allclose([segment[:, 1] for segment in bars.get_segments()], [[95, 100], [0, 4]])
+    (band,) = axes.patches
+    assert np.allclose([band.get_y(), band.get_y() + band.get_height()], [95, 100])
+    dots = ({"of": "alone", "mean": 98.0, "half_width": 3.0}, {"of": "normal", "mean": 90.0, "half_width": None})
+    ladder = {"label": "cnn", "dots": dots}
+    figure = draw({"kind": "findings", "name": "verdict", "title": "", "ladders": [ladder]})
+    (bar,) = figure.axes[0].collections
+    assert np.allclose(bar.get_segments()[0][:, 0], [95, 100])
+
+
 def test_the_papers_values_are_hollow_and_where_they_belong() -> None:
     axes, _ = plots(draw(sweep()))
     hollow = [found for found in axes.lines if found.get_markerfacecolor() == "none"]

@@ -22,6 +22,7 @@ import pytest
 from filelock import FileLock
 
 from undistill.errors import DataError, RecipeError, RunError, UnknownNameError
+from undistill.functional import Interval
 from undistill.orchestrate.plan import Plan
 from undistill.orchestrate.progress import Silence
 from undistill.orchestrate.reproduce import Reproduction, check_data, plan_studies, reproduce, runs_folder
@@ -29,8 +30,9 @@ from undistill.orchestrate.request import Request, load_studies
 from undistill.orchestrate.results import document_of
 from undistill.recipe import Recipe, load_recipe
 from undistill.registry import Spec
-from undistill.reporting.formats import to_html, to_markdown, to_tex
-from undistill.studies.cells import make_cell
+from undistill.reporting.formats import to_csv, to_html, to_markdown, to_tex
+from undistill.reporting.wording import difference, value
+from undistill.studies.cells import against, make_cell
 from undistill.studies.changes import Changes, adapt
 from undistill.studies.paper import PaperCell, load_paper
 from undistill.studies.study import STUDIES, list_studies
@@ -350,7 +352,10 @@ class Found:
 
     def find(self, recipe: Recipe) -> object:
         accuracy = self.accuracies.get(recipe.hash)
-        return None if accuracy is None else SimpleNamespace(accuracy=accuracy, collapsed=False, folder=Path("run"))
+        if accuracy is None:
+            return None
+        result = {"test_images": 500, "classes": 10}
+        return SimpleNamespace(accuracy=accuracy, collapsed=False, folder=Path("run"), result=result)
 
 
 def made_up(values: dict[tuple[str, str], list[float]], *, seeds: int, table: str = "table1") -> dict[str, Any]:
@@ -374,15 +379,66 @@ def test_numbers_by_hand() -> None:
     assert cell["mean"] == pytest.approx(247 / 3)
     assert cell["half_width"] == pytest.approx(4.302653 * math.sqrt(7 / 3) / math.sqrt(3), rel=1e-6)
     assert cell["difference"] == pytest.approx(247 / 3 - 86)
+    # differences -4, -4, -3: their standard deviation is sqrt(1 / 3)
+    assert cell["difference_interval"] == pytest.approx([-11 / 3 - 4.302653 / 3, -11 / 3 + 4.302653 / 3], rel=1e-6)
     assert (cell["paper"], cell["paper_difference"], cell["n"]) == (82.46, -4.18, 3)
     assert cell["disagrees"] is False
 
 
-@pytest.mark.parametrize(("printed", "disagrees"), [(78.0, True), (79.0, False), (None, None)])
-def test_the_paper_disagrees_outside_the_interval(printed: float | None, disagrees: bool | None) -> None:
+@pytest.mark.parametrize(("printed", "disagrees"), [(74.7, True), (74.8, False), (None, None)])
+def test_the_paper_disagrees_where_no_run_of_ours_is_expected(printed: float | None, disagrees: bool | None) -> None:
     recipes = {"": study("table1", seeds=3).cells["baseline", "cnn"]}
-    workspace: Any = Found(recipes, {"": [81.0, 82.0, 84.0]})  # 82.33 - 3.79 = 78.54
+    workspace: Any = Found(recipes, {"": [81.0, 82.0, 84.0]})  # 82.33 - 3.79 * sqrt(3 + 1) = 74.74
     assert make_cell(recipes[""], workspace, {}, PaperCell(value=printed)).disagrees is disagrees
+
+
+def test_differences_are_over_common_seeds_and_equal_ones_decide_nothing_by_chance() -> None:
+    recipes = study("table1", seeds=4).cells
+    where, reference = ("resnet18-nasty", "cnn"), ("baseline", "cnn")
+    workspace: Any = Found(recipes, {where: [80.2, 80.6, 50.0], reference: [80.0, 80.4]})
+    found = against(*(make_cell(recipes[each], workspace, {}) for each in (where, reference)))
+    assert found.difference == pytest.approx(0.2)
+    # two differences of one image of 500: t(0.975, 1) * sqrt(0.2^2 / 6 / 2)
+    assert found.difference_interval == pytest.approx((0.2 - 0.7336, 0.2 + 0.7336), abs=1e-4)
+    assert against(found, None) is found
+    alone = against(*(make_cell(recipes[each][:1], workspace, {}) for each in (where, reference)))
+    assert (alone.difference, alone.difference_interval) == (pytest.approx(0.2), None)
+
+
+def test_an_accuracy_that_may_be_chance_is_marked() -> None:
+    # Wilson's interval of 12.8 % of 500 is 10.15 to 16.01, of 12.6 % it is 9.97 to 15.8
+    values = {("baseline", "cnn"): [12.6, 80.0], ("baseline", "preresnet20"): [12.8, 80.0]}
+    content = made_up(values, seeds=2)
+    cells = cells_of(content)
+    assert cells["baseline", "cnn"]["chance_seeds"] == [0]
+    assert cells["baseline", "preresnet20"]["chance_seeds"] == []
+    _, cnn, net, *_ = next(document_of(content).parts[0].grids()).rows[0].cells
+    assert (cnn.marks, net.marks) == ("≈", "")
+    assert any(note.startswith("≈ Of a seed, Wilson's 95 % interval") for note in content["parts"][0]["notes"])
+    assert r"$\approx$" in to_tex(document_of(content))
+
+
+def test_a_difference_is_shown_with_its_interval() -> None:
+    values = {("baseline", "cnn"): [85.0, 86.0, 87.0], ("resnet18-nasty", "cnn"): [81.0, 82.0, 84.0]}
+    document = document_of(made_up(values, seeds=3))
+    shown = "(−3.67 [−5.1, −2.2])"
+    assert next(document.parts[0].grids()).rows[1].cells[1].difference == shown
+    assert f"82.33 ± 3.79 {shown}" in to_markdown(document).replace("\\", "")
+    assert shown in to_html(document, {})
+    assert r"($-$3.67 [$-$5.1, $-$2.2])" in to_tex(document)
+    *_, low, high = to_csv(document).splitlines()[-1].split(",")
+    assert (float(low), float(high)) == pytest.approx((-5.1009, -2.2325), abs=1e-4)
+
+
+def test_how_numbers_are_written() -> None:
+    assert difference(0.0) == "(0.00)"
+    assert difference(1.5, (0.04, 2.96)) == "(+1.50 [+0.04, +2.96])"
+    assert difference(-1.5, (-3.04, 0.04)) == "(−1.50 [−3.04, +0.04])"
+    assert value(Interval(99.6, 0.7, 3), with_n=False) == "99.60 [98.90, 100.00]"
+    assert value(Interval(0.5, 1.0, 3), with_n=True, digits=1) == "0.5 [0.0, 1.5] (n=3)"
+    assert value(Interval(99.6, 0.3, 3), with_n=True) == "99.60 ± 0.30 (n=3)"
+    assert value(Interval(100.0, 0.0, 2), with_n=False) == "100.00 ± 0.00"
+    assert value(Interval(99.6, None, 1), with_n=True) == "99.60 (n=1)"
 
 
 def test_one_seed_says_nothing_about_agreement() -> None:

@@ -67,9 +67,14 @@ class Difference(NamedTuple):
     confidence: float = 0.95
 
     @property
+    def ends(self) -> tuple[float, float] | None:
+        """Both ends of the interval, where there is one."""
+        return None if self.low is None or self.high is None else (self.low, self.high)
+
+    @property
     def decided(self) -> bool:
         """Whether the interval excludes 0: then, and only then, a sentence may say that there is a difference."""
-        return self.low is not None and self.high is not None and (self.low > 0 or self.high < 0)
+        return self.ends is not None and (self.ends[0] > 0 or self.ends[1] < 0)
 
 
 class Best(NamedTuple):

@@ -7,11 +7,11 @@ from dataclasses import dataclass
 from pydantic import BaseModel, ConfigDict
 
 from undistill.functional import Interval
-from undistill.reporting.wording import signed, value
+from undistill.reporting.wording import difference, signed, value
 
-__all__ = ["COLLAPSED", "DISAGREES", "Cell", "Plain", "Reason", "Shown", "show"]
+__all__ = ["CHANCE", "COLLAPSED", "DISAGREES", "Cell", "Plain", "Reason", "Shown", "show"]
 
-DISAGREES, COLLAPSED = "≠", "†"
+DISAGREES, COLLAPSED, CHANCE = "≠", "†", "≈"
 
 
 class Plain(BaseModel):
@@ -35,13 +35,16 @@ class Cell(Plain):
         mean: Of the values.
         half_width: Of its 95 % interval (Student's t).
         n: Number of seeds.
-        difference: To our own reference.
+        difference: To our own reference, over the seeds that both have.
+        difference_interval: Ends of its 95 % interval, paired by seed; None for one seed.
         paper: As printed.
         paper_difference: As printed.
-        disagrees: Whether the paper's number lies outside our interval.
+        disagrees: Whether the paper's number lies outside the 95 % interval in which one more run of ours is expected.
         collapsed_seeds: Seeds with over 90 % of the answers in one class.
         runs: Folders by seed.
         failures: Why a seed has no run.
+        images: Number of test images.
+        chance_seeds: Seeds whose accuracy is not decidedly above that of guessing.
     """
 
     values: dict[str, float]
@@ -49,12 +52,15 @@ class Cell(Plain):
     half_width: float | None
     n: int
     difference: float | None
+    difference_interval: tuple[float, float] | None = None
     paper: float | None
     paper_difference: float | None
     disagrees: bool | None
     collapsed_seeds: tuple[int, ...]
     runs: dict[str, str]
     failures: dict[str, Reason]
+    images: int | None = None
+    chance_seeds: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -63,8 +69,9 @@ class Shown:
 
     Attributes:
         ours: Mean with its interval.
-        difference: To our own reference, in brackets, or empty.
-        marks: ``≠`` where the paper's number is outside our interval, ``†`` for a collapsed net, …
+        difference: To our own reference, in brackets, with its interval, or empty.
+        marks: ``≠`` where the paper's number is not what a run of ours would be, ``†`` for a collapsed net, ``≈`` for
+            one that may be guessing, …
         paper: The paper's number with its difference, or empty.
         warning: Whether it is to stand out: a run failed or collapsed, or a difference is a loss.
         remark: A few words below the number.
@@ -98,6 +105,7 @@ def show(cell: Cell | None, seeds: int) -> Shown | None:
     if cell.mean is None:
         return Shown("failed", paper=printed, warning=True)
     ours = value(Interval(cell.mean, cell.half_width, cell.n), with_n=cell.n != seeds)
-    difference = "" if cell.difference is None else f"({signed(cell.difference)})"
-    marks = DISAGREES * bool(cell.disagrees) + COLLAPSED * bool(cell.collapsed_seeds)
-    return Shown(ours, difference, marks, printed, warning=bool(cell.collapsed_seeds))
+    gap = "" if cell.difference is None else difference(cell.difference, cell.difference_interval)
+    guessing = set(cell.chance_seeds) - set(cell.collapsed_seeds)
+    marks = DISAGREES * bool(cell.disagrees) + COLLAPSED * bool(cell.collapsed_seeds) + CHANCE * bool(guessing)
+    return Shown(ours, gap, marks, printed, warning=bool(cell.collapsed_seeds))

@@ -27,13 +27,14 @@ if TYPE_CHECKING:
 
 __all__ = ["markdown_text", "part_markdown", "to_csv", "to_html", "to_markdown", "to_rich", "to_tex"]
 
+_GAP = ("difference", "difference_low", "difference_high")
 _SMALL = 400_000  # characters of an SVG that goes into the page; beyond, of thousands of dots, pixels do
 _TEX = {
     **{char: f"\\{char}" for char in "{}$&#_%"},
     **{"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}"},
     **{"<": r"\textless{}", ">": r"\textgreater{}", "|": r"\textbar{}"},
     **{"τₛ": r"$\tau_s$", "τ": r"$\tau$", "α": r"$\alpha$", "ω": r"$\omega$", "ε": r"$\varepsilon$"},
-    **{"±": r"$\pm$", "−": "$-$", "–": "--", "·": r"$\cdot$", "≠": r"$\neq$"},
+    **{"±": r"$\pm$", "−": "$-$", "–": "--", "·": r"$\cdot$", "≠": r"$\neq$", "≈": r"$\approx$"},
     **{"†": r"$^\dagger$", "‡": r"$^\ddagger$"},
 }
 
@@ -97,17 +98,19 @@ def to_csv(document: Document) -> str:
     """Write the numbers of a document as CSV: a line for each number and seed.
 
     ``row`` and ``column`` are those of a table, or panel and line of a figure, whose normally trained nets have no
-    ``x``; ``failure`` says why a seed has no accuracy.
+    ``x``; ``failure`` says why a seed has no accuracy. The difference is that of the mean over seeds, with the ends of
+    its interval, the same in each line of a number.
     """
     file = io.StringIO()
     writer = csv.writer(file, lineterminator="\n")
-    writer.writerow(["study", "row", "column", "x", "seed", "accuracy", "run", "failure", "paper"])
+    writer.writerow(["study", "row", "column", "x", "seed", "accuracy", "run", "failure", "paper", *_GAP])
     for part in document.parts:
         for row, column, x, cell in part.cells():
             for seed in sorted({**cell.values, **cell.failures}, key=int):
                 failure = cell.failures[seed].reason if seed in cell.failures else None
                 mine = [cell.values.get(seed), cell.runs.get(seed), failure]
-                writer.writerow([part.name, row, column, x, seed, *mine, cell.paper])
+                gap = [cell.difference, *(cell.difference_interval or (None, None))]
+                writer.writerow([part.name, row, column, x, seed, *mine, cell.paper, *gap])
     return file.getvalue()
 
 

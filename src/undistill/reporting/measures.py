@@ -12,7 +12,7 @@ from undistill.functional import Interval, mean_interval
 from undistill.reporting.cell import Shown
 from undistill.reporting.parts import Grid, GridRow
 from undistill.reporting.runs import Extraction, Replicates, RunGroup, Student, Teacher
-from undistill.reporting.wording import ordinary
+from undistill.reporting.wording import ordinary, value
 from undistill.run import Run
 
 __all__ = ["Copied", "copied", "is_tautology", "thieves", "victims"]
@@ -130,11 +130,11 @@ def _mark(study: RunGroup, one: Extraction) -> str:
 
 def _texts(study: RunGroup, one: Extraction, student: Student, runs: Replicates) -> Iterator[str]:
     same = copied(runs, study.references_of(student, one.means).get("ce"))
-    yield _spread(runs.accuracy)
-    yield "–" if same is None else _spread(same.fidelity)
+    yield value(runs.accuracy, with_n=False)
+    yield "–" if same is None else value(same.fidelity, with_n=False)
     yield "–" if same is None or same.excess is None else _spread(same.excess)
     disputed = None if same is None else same.disputed
-    yield "–" if same is None or disputed is None else f"{_spread(disputed)} (of {same.images:.0f})"
+    yield "–" if same is None or disputed is None else f"{value(disputed, with_n=False)} (of {same.images:.0f})"
     yield _spread(runs.measure("kl"), 3)
     for key in ("queries", "images", "labels", "trained_images"):
         yield ordinary(runs.measure(key))
@@ -152,7 +152,7 @@ def _victim(teacher: Teacher) -> GridRow | None:
     if runs is None or runs.measure("selected.aurc") is None:
         return None
     cells: Sequence[str] = (
-        _spread(runs.accuracy),
+        value(runs.accuracy, with_n=False),
         _spread(runs.measure("selected.ece", 100)),
         _spread(runs.measure("selected.nll"), 3),
         _spread(runs.measure("selected.aurc", 100)),

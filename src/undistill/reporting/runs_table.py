@@ -49,7 +49,8 @@ class Cell:
     @property
     def difference_text(self) -> str:
         """Write the difference in brackets, with its interval."""
-        return "" if self.difference is None else f"({difference(self.difference, unit='', digits=2)})"
+        found = self.difference
+        return "" if found is None else difference(found.mean, found.ends)
 
 
 @dataclass(frozen=True)

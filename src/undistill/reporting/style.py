@@ -8,6 +8,7 @@ page, so that one file fits light, dark and print.
 from __future__ import annotations
 
 import io
+import math
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -16,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from undistill.functional import Interval, clip
 from undistill.storage import atomic_path, write_text
 
 if TYPE_CHECKING:
@@ -36,6 +38,7 @@ __all__ = [
     "RULE",
     "SOFT",
     "TRUE",
+    "arms",
     "draw",
     "handle",
     "new_figure",
@@ -205,6 +208,14 @@ def text_width(text: str) -> float:
 def symbols(text: str) -> str:
     """Set what is below a Greek letter as such: τ_A."""
     return re.sub(r"([α-ω])_(\w+)", r"$\1_{\2}$", text)
+
+
+def arms(mean: float | None, half_width: float | None) -> tuple[float, float]:
+    """Return how far the interval of an accuracy in percent reaches below and above it within 0..100; nan for none."""
+    if mean is None or half_width is None:
+        return math.nan, math.nan
+    low, high = clip(Interval(mean, half_width, 0)) or (mean, mean)
+    return mean - low, high - mean
 
 
 def handle(**look: Any) -> Line2D:

@@ -13,7 +13,7 @@ from undistill.functional import Best, Difference, Interval, best_of, best_propo
 from undistill.reporting.measures import is_tautology
 from undistill.reporting.parts.findings import Dot, Finding, Ladder
 from undistill.reporting.runs import Extraction, Replicates, RunGroup, Student, Teacher
-from undistill.reporting.wording import difference, join, ordinary, points, seeds
+from undistill.reporting.wording import gap, join, ordinary, points, seeds
 
 __all__ = ["COLLAPSE_WARNING", "collapse_share", "judge", "ladders", "leak_of"]
 
@@ -166,12 +166,12 @@ def _leak(extractions: Sequence[Extraction], leak: Leak | None) -> str:
     )
     sure = _sure(found)
     if best.verdict == "leak":
-        text = f"Soft answers gave {who} {difference(found)} beyond {best.reference}, on the same images {sure}."
+        text = f"Soft answers gave {who} {gap(found)} beyond {best.reference}, on the same images {sure}."
     elif best.verdict == "loss":
-        text = f"Soft answers gave nothing: {who} ends {difference(found)} from {best.reference}, on the same images"
+        text = f"Soft answers gave nothing: {who} ends {gap(found)} from {best.reference}, on the same images"
         text += f" {sure}."
     else:
-        text = f"Not decided {sure}: {who} ends {difference(found)} from {best.reference}, on the same images."
+        text = f"Not decided {sure}: {who} ends {gap(found)} from {best.reference}, on the same images."
     if leak.gained.collapsed:
         text += f" It answers {collapse_share(leak.gained)}. {COLLAPSE_WARNING}"
     return text
@@ -236,7 +236,7 @@ def _textbook(study: RunGroup, extractions: list[Extraction]) -> str:
                 continue
             alone = study.alone(one, student)
             found = runs.beyond(alone) if alone is not None else None
-            told = "" if found is None else f", {difference(found)} from the same student alone"
+            told = "" if found is None else f", {gap(found)} from the same student alone"
             told += "" if found is None or found.decided else " (not decided)"
             ends.append(f"{one.label} with {student.name} ends at {_percent(runs.accuracy)}{told}")
             if runs.collapsed:
@@ -255,7 +255,7 @@ def _price(study: RunGroup, teacher: Teacher) -> str:
     if found is None:
         return f"The teacher {_accuracy(teacher)}; its normal twin has no seed in common with it."
     sure = "" if found.decided else ", which is not decided"
-    text = f"The teacher {_accuracy(teacher)}, {difference(found)} from its normal twin {_sure(found)}{sure}"
+    text = f"The teacher {_accuracy(teacher)}, {gap(found)} from its normal twin {_sure(found)}{sure}"
     told = [
         f"{name} {ours.mean:{form}} instead of {theirs.mean:{form}}"
         for name, key, scale, form in (

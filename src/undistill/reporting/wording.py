@@ -6,13 +6,14 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from undistill.functional import Difference, Interval, format_interval
+from undistill.functional import Difference, Interval, clip, format_interval
 from undistill.methods import build_method
 from undistill.registry import Spec
 
 __all__ = [
     "difference",
     "distinguish",
+    "gap",
     "join",
     "method_label",
     "model_label",
@@ -64,9 +65,28 @@ def distinguish(labels: Sequence[str], details: Sequence[Mapping[str, Any]]) -> 
 
 
 def value(interval: Interval, *, with_n: bool, digits: int = 2) -> str:
-    """Write a mean with its interval, and with its number of seeds where the reader needs it."""
-    text = format_interval(interval, digits)
-    return text if with_n else text.rpartition(" (n=")[0]
+    """Write a mean in percent with its interval, and with its number of seeds where the reader needs it.
+
+    An interval that would leave 0..100 is written by its ends: ``99.60 [98.90, 100.00]``.
+    """
+    mean, count = format_interval(interval, digits).split(" (n=")
+    low, high = clip(interval) or (interval.mean, interval.mean)
+    if interval.half_width and (low == 0 or high == 100):
+        mean = f"{interval.mean:.{digits}f} [{low:.{digits}f}, {high:.{digits}f}]"
+    return f"{mean} (n={count}" if with_n else mean
+
+
+def difference(mean: float, interval: tuple[float, float] | None = None) -> str:
+    """Write a difference in brackets, with its interval where there is one: ``(−5.40 [−9.9, −0.9])``."""
+    return f"({signed(mean)}{_ends(interval)})"
+
+
+def _ends(interval: tuple[float, float] | None) -> str:
+    if interval is None:
+        return ""
+    digits = 1 if min(map(abs, interval)) >= 0.05 else 2  # on which side of 0 an end is must be seen
+    low, high = (signed(end, digits) for end in interval)
+    return f" [{low}, {high}]"
 
 
 def signed(number: float, digits: int = 2) -> str:
@@ -77,12 +97,9 @@ def signed(number: float, digits: int = 2) -> str:
     return f"{'+' if number > 0 else '−'}{text}"
 
 
-def difference(found: Difference, unit: str = " points", digits: int = 1) -> str:
-    """Write a difference with its interval, where it has one: ``+1.2 points [+0.3, +2.1]``."""
-    text = f"{signed(found.mean, digits)}{unit}"
-    if found.low is None or found.high is None:
-        return text
-    return f"{text} [{signed(found.low, digits)}, {signed(found.high, digits)}]"
+def gap(found: Difference) -> str:
+    """Write a difference in a sentence, with its interval where it has one: ``+1.2 points [+0.3, +2.1]``."""
+    return f"{signed(found.mean, 1)} points{_ends(found.ends)}"
 
 
 def seeds(n: int) -> str:

@@ -5,15 +5,15 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
-from undistill.functional import mean_interval
+from undistill.functional import mean_interval, paired_difference, prediction_half_width, wilson_interval
 from undistill.recipe import Recipe
-from undistill.reporting.cell import COLLAPSED, DISAGREES, Cell, Reason
+from undistill.reporting.cell import CHANCE, COLLAPSED, DISAGREES, Cell, Reason
 from undistill.run import Failure, Run
 from undistill.studies.paper import PaperCell
 from undistill.studies.study import Study
 from undistill.workspace import Workspace
 
-__all__ = ["against", "cell_notes", "common", "make_cell", "why"]
+__all__ = ["against", "cell_notes", "chance_seeds", "common", "make_cell", "why"]
 
 
 def make_cell(
@@ -41,29 +41,49 @@ def make_cell(
     values = {str(seed): read(run) for seed, run in runs.items()}
     interval = mean_interval(values.values()) if values else None
     mean, half_width = (interval.mean, interval.half_width) if interval else (None, None)
-    known = mean is not None and half_width is not None and printed.value is not None
+    reach = prediction_half_width(interval) if interval else None
+    known = mean is not None and reach is not None and printed.value is not None
+    measured = next((run.result for run in runs.values()), None)
     return Cell(
         values=values,
         mean=mean,
         half_width=half_width,
         n=len(values),
         difference=None,
+        difference_interval=None,
         paper=printed.value,
         paper_difference=printed.difference,
-        disagrees=abs(mean - printed.value) > half_width if known else None,  # type: ignore[operator]
+        disagrees=abs(mean - printed.value) > reach if known else None,  # type: ignore[operator]
         collapsed_seeds=tuple(seed for seed, run in runs.items() if run.collapsed),
         runs={str(seed): run.folder.name for seed, run in runs.items()},
         failures={str(r.seed): _reason(failures.get(r.hash)) for r in recipes if r.seed not in runs},
+        images=measured["test_images"] if measured else None,
+        chance_seeds=chance_seeds(values, measured["test_images"], measured["classes"]) if measured else (),
     )
 
 
+def chance_seeds(values: Mapping[str, float], images: int, classes: int) -> tuple[int, ...]:
+    """Return the seeds whose net may be guessing: Wilson's 95 % interval over the images reaches down to 1/classes.
+
+    Args:
+        values: Accuracies in percent, by seed.
+        images: Number of test images.
+        classes: Number of classes.
+    """
+    lows = {seed: wilson_interval(round(value / 100 * images), images)[0] for seed, value in values.items()}
+    return tuple(int(seed) for seed, low in lows.items() if low <= 1 / classes)
+
+
 def against(cell: Cell, reference: Cell | None) -> Cell:
-    """Return a cell with its difference to another one, over the seeds that both have, if they share any."""
-    shared = sorted(set(cell.values) & set(reference.values)) if reference is not None else []
-    if reference is None or not shared:
+    """Return a cell with its difference to another one and its interval, over the seeds that both have, if any."""
+    if reference is None:
         return cell
-    own, other = (mean_interval(each.values[seed] for seed in shared).mean for each in (cell, reference))
-    return cell.model_copy(update={"difference": own - other})
+    own, other = ({int(seed): value for seed, value in each.values.items()} for each in (cell, reference))
+    found = paired_difference(own, other, resolution=100 / cell.images if cell.images else 0.0)
+    if found is None:
+        return cell
+    interval = None if found.low is None or found.high is None else (found.low, found.high)
+    return cell.model_copy(update={"difference": found.mean, "difference_interval": interval})
 
 
 def cell_notes(cells: Iterable[tuple[str, Cell]], seeds: int) -> Iterator[str]:
@@ -72,11 +92,24 @@ def cell_notes(cells: Iterable[tuple[str, Cell]], seeds: int) -> Iterator[str]:
     if seeds == 1:
         yield "One seed (n=1): the spread over seeds is not known, so nothing says whether we agree with the paper."
     else:
-        yield f"Mean ± 95 % interval (Student's t) over {seeds} seeds; n where there are fewer."
+        yield (
+            f"Mean ± 95 % interval (Student's t; its ends where it meets 0 or 100) over {seeds} seeds; n where there "
+            "are fewer."
+        )
+    if any(cell.difference_interval for _, cell in cells):
+        yield (
+            "After a difference: its 95 % interval, paired by seed over the seeds that both have; where it holds 0, "
+            "no difference is decided."
+        )
     if any(cell.disagrees for _, cell in cells):
-        yield f"{DISAGREES} The paper's number is outside our interval."
+        yield (
+            f"{DISAGREES} The paper's number, taken as one run, is outside the 95 % interval in which one more run of "
+            "ours is expected."
+        )
     if any(cell.collapsed_seeds for _, cell in cells):
         yield f"{COLLAPSED} Collapsed: more than 90 % of the answers of a seed are one class."
+    if any(set(cell.chance_seeds) - set(cell.collapsed_seeds) for _, cell in cells):
+        yield f"{CHANCE} Of a seed, Wilson's 95 % interval over the test images does not exclude guessing."
     for name, cell in cells:
         for seed, failure in cell.failures.items():
             log = f" (log: {failure.log})" if failure.log else ""

@@ -24,7 +24,7 @@ from undistill.reporting.parts import Part
 from undistill.reporting.parts.table import Column, Row, Table
 from undistill.run import Failure, Run
 from undistill.storage import remember
-from undistill.studies.cells import against, common, make_cell
+from undistill.studies.cells import against, chance_seeds, common, make_cell
 from undistill.studies.changes import Changes, adapt
 from undistill.studies.study import STUDIES, Keep, Study
 from undistill.workspace import Workspace
@@ -142,14 +142,19 @@ def domain_cell(
     """
     cell = make_cell(recipes, workspace, failures)
     runs = {str(recipe.seed): run for recipe in recipes if (run := workspace.find(recipe)) is not None}
+    if not runs:
+        return cell
     values = {seed: measure(run, domain, workspace, cache) for seed, run in runs.items()}
-    found = mean_interval([value["accuracy"] for value in values.values()]) if values else None
+    accuracies = {seed: value["accuracy"] for seed, value in values.items()}
+    found, data = mean_interval(accuracies.values()), load_dataset(domain)
     return cell.model_copy(
         update={
-            "values": {seed: value["accuracy"] for seed, value in values.items()},
-            "mean": found.mean if found else None,
-            "half_width": found.half_width if found else None,
+            "values": accuracies,
+            "mean": found.mean,
+            "half_width": found.half_width,
             "collapsed_seeds": tuple(int(seed) for seed, value in values.items() if value["collapsed"]),
+            "images": len(data.test),
+            "chance_seeds": chance_seeds(accuracies, len(data.test), data.num_classes),
         }
     )
 

@@ -205,8 +205,7 @@ class AreaStudy(Study):
             "towards another domain is images of that domain. Usable: at least half of the answers are right."
         )
         for panel in panels:
-            spread = "" if panel.half_width is None else f" ± {100 * panel.half_width:.1f}"
-            yield f"{panel.title}: usable on {100 * panel.area:.1f}{spread} % of the disc."
+            yield f"{panel.title}: usable on {panel.usable()} % of the disc."
         if self.seeds == 1:
             yield "One net of each kind, of seed 0 (n=1)."
         else:

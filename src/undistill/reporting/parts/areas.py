@@ -9,9 +9,11 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 from pydantic import Field
 
+from undistill.functional import Interval
 from undistill.reporting.cell import Plain, Shown
 from undistill.reporting.parts import Grid, GridRow, Part, register_part
 from undistill.reporting.style import new_figure
+from undistill.reporting.wording import value
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -44,6 +46,11 @@ class Disc(Plain):
     areas: dict[str, float]
     accuracies: tuple[tuple[float, ...], ...]
 
+    def usable(self, digits: int = 1) -> str:
+        """Write the area in percent, with its interval where there is one."""
+        half_width = None if self.half_width is None else 100 * self.half_width
+        return value(Interval(100 * self.area, half_width, len(self.areas)), with_n=False, digits=digits)
+
 
 @register_part("areas")
 class Areas(Part):
@@ -70,9 +77,8 @@ class Areas(Part):
         """Yield the usable share of the disc of each net, and its accuracy at the rim in each direction."""
         rows = []
         for panel in self.panels:
-            spread = "" if panel.half_width is None else f" ± {100 * panel.half_width:.1f}"
             rim = (Shown(f"{row[-1]:.1f}") for row in panel.accuracies)
-            rows.append(GridRow((panel.title,), (Shown(f"{100 * panel.area:.1f}{spread}"), *rim)))
+            rows.append(GridRow((panel.title,), (Shown(panel.usable()), *rim)))
         caption = "Usable share of the disc, and accuracy at the full shift in each direction, %"
         yield Grid(caption, ("Network",), ("usable", *self.directions), tuple(rows))
 
@@ -112,8 +118,7 @@ def _draw(part: Areas) -> Figure:
     axes = figure.subplots(1, len(panels), squeeze=False, subplot_kw={"projection": "polar"})[0]
     for spot, panel in zip(axes, panels, strict=True):
         _disc(spot, np.array(panel.accuracies), radii, part.directions)
-        spread = "" if panel.half_width is None else f" ± {100 * panel.half_width:.0f}"
-        spot.set_title(f"{panel.title}\n{100 * panel.area:.0f}{spread} % of the disc usable", fontsize=8, pad=10)
+        spot.set_title(f"{panel.title}\n{panel.usable(0)} % of the disc usable", fontsize=8, pad=10)
     bar = figure.colorbar(
         ScalarMappable(Normalize(0, 100), _COLORS),
         ax=list(axes),

@@ -20,6 +20,7 @@ from undistill.reporting.style import (
     NORMAL,
     RULE,
     SOFT,
+    arms,
     handle,
     new_figure,
     symbols,
@@ -281,12 +282,12 @@ def _draw_line(axes: Axes, points: Sequence[tuple[float, Point]], look: Mapping[
     if printed:
         axes.plot(*zip(*printed, strict=True), **_hollow(look), zorder=4)
     # Not a number where there is no result: the line has a gap there, for nobody knows what it hides.
-    ours = [(x, _number(point.mean), _number(point.half_width)) for x, point in sorted(points, key=_place)]
-    x, mean, half_width = zip(*ours, strict=True)
+    ours = [(x, _number(point.mean), *arms(point.mean, point.half_width)) for x, point in sorted(points, key=_place)]
+    x, mean, *bars_of = zip(*ours, strict=True)
     axes.plot(x, mean, **look, zorder=3, markeredgewidth=0)
-    if any(bar > 0 for bar in half_width):
+    if any(bar > 0 for bar in bars_of[0] + bars_of[1]):
         bars: dict[str, Any] = {"ecolor": look["color"], "elinewidth": 0.9, "capsize": 2, "capthick": 0.9}
-        axes.errorbar(x, mean, half_width, fmt="none", **bars, zorder=3)
+        axes.errorbar(x, mean, bars_of, fmt="none", **bars, zorder=3)
     for place, point in points:
         if point.mean is not None and point.collapsed_seeds:
             axes.annotate(
@@ -307,7 +308,8 @@ def _draw_reference(axes: Axes, reference: Reference, look: Mapping[str, Any]) -
     if mean is not None:
         axes.axhline(mean, color=color, linestyle=(0, (5, 3)), linewidth=0.9, zorder=1)
         if half_width:
-            axes.axhspan(mean - half_width, mean + half_width, color=color, alpha=0.1, linewidth=0, zorder=0)
+            below, above = arms(mean, half_width)
+            axes.axhspan(mean - below, mean + above, color=color, alpha=0.1, linewidth=0, zorder=0)
     if reference.paper is not None:
         place: dict[str, Any] = {"transform": axes.get_yaxis_transform(), "clip_on": False}
         axes.plot(1, reference.paper, **_hollow(look), **place, zorder=4)

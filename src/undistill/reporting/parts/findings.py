@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from undistill.reporting.cell import Plain
 from undistill.reporting.parts import Grid, Part, register_part
-from undistill.reporting.style import ALONE, DEFENDED, NORMAL, RULE, handle, new_figure
+from undistill.reporting.style import ALONE, DEFENDED, NORMAL, RULE, arms, handle, new_figure
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -78,7 +78,7 @@ class Findings(Part):
             axes.axhline(height, color=RULE, linewidth=0.6, zorder=0)
             for dot in ladder.dots:
                 _, color, marker = _LOOKS[dot.of]
-                bar = None if dot.half_width is None else [[dot.half_width], [dot.half_width]]
+                bar = None if dot.half_width is None else [[arm] for arm in arms(dot.mean, dot.half_width)]
                 axes.errorbar(dot.mean, height, xerr=bar, color=color, marker=marker, markersize=6, capsize=2)
         axes.set_yticks(range(len(self.ladders)), [ladder.label for ladder in reversed(self.ladders)])
         axes.set_ylim(-0.6, len(self.ladders) - 0.4)
