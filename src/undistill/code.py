@@ -11,6 +11,7 @@ import ast
 import importlib
 import os
 import sys
+import warnings
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from hashlib import sha256
@@ -26,6 +27,7 @@ UNKNOWN = "unknown"
 """Stands for the digest of a module whose source cannot be found: nothing can be trained with it."""
 
 _INSTALLED = {"site-packages", "dist-packages"}
+_STANDARD = os.path.dirname(os.__file__)
 # What the file of an imported module said when it was first looked at. Reloading gives a module another __spec__.
 _seen: dict[str, tuple[ModuleType, ModuleSpec | None, str]] = {}
 
@@ -86,7 +88,7 @@ def check_imported(noted: Iterable[str]) -> None:
 def forget_changed(module: str) -> None:
     """Have a module whose source was changed since it was imported, and those that it imports, imported anew."""
     if _changed(module):
-        for part in _files(module):
+        for part in _files(module).keys() - {"__main__"}:
             sys.modules.pop(part, None)
 
 
@@ -157,7 +159,7 @@ def _neighborhood(top: str, spec: ModuleSpec) -> tuple[list[str], str]:
     """Return the folders in which imports count, and the package that they must be of; empty for any."""
     inside = spec.submodule_search_locations
     folders = [os.path.dirname(folder) for folder in inside] if inside else [os.path.dirname(str(spec.origin))]
-    installed = any(_INSTALLED & {*Path(folder).parts} for folder in folders)
+    installed = any(folder == _STANDARD or _INSTALLED & {*Path(folder).parts} for folder in folders)
     return folders, top if installed else ""
 
 
@@ -185,7 +187,8 @@ def _find(name: str, path: list[str] | None) -> dict[str, ModuleSpec]:
 def _imports(name: str, spec: ModuleSpec, text: bytes) -> Iterator[str]:
     """Yield what a module imports, and what may be a module of it: ``from a import b`` gives ``a.b``."""
     try:
-        tree = ast.parse(text)
+        with warnings.catch_warnings(action="ignore"):
+            tree = ast.parse(text)
     except (SyntaxError, ValueError):  # a compiled module, or one that cannot be imported either
         return
     package = name if spec.submodule_search_locations is not None else name.rpartition(".")[0]

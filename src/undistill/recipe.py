@@ -436,7 +436,8 @@ def _assign(fields: dict[str, Any], path: tuple[str, ...], value: Any) -> None:
             raise RecipeError(f"{'.'.join(path)}: {key!r} is {inner!r}, which has no fields; write {key}=value")
         fields[key] = dict(inner or {})
         fields = fields[key]
-        fields.pop("code", None)
+        if key in {"victim", "adversary"}:
+            fields.pop("code", None)
     fields[path[-1]] = value
 
 

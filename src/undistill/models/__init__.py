@@ -10,6 +10,7 @@ import importlib
 import inspect
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 import torch
@@ -104,7 +105,10 @@ def module_of(spec: str) -> str | None:
     name = Spec.parse(spec).name
     if name == "instance":
         return None
-    return _split_path(name)[0] if ":" in name else MODELS[name].__module__
+    if ":" in name:
+        return _split_path(name)[0]
+    factory = MODELS[name]
+    return (factory.func if isinstance(factory, partial) else factory).__module__
 
 
 def check_model(model: nn.Module, *, name: str, num_classes: int, in_channels: int, image_size: int) -> None:
