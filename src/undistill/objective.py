@@ -129,12 +129,15 @@ class Configured(BaseModel):
 
     Attributes:
         paper: Where it comes from.
+        added: Hyperparameters that came later, with the values at which it is what it was before; left out of the spec
+            then, so that older runs keep their names.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     name: ClassVar[str]  # its registered name
     paper: ClassVar[Paper | None] = None
+    added: ClassVar[dict[str, Any]] = {}
     smoke: ClassVar[dict[str, Any]]  # arguments of a quick test run; {} if the defaults do
 
     @classmethod
@@ -152,7 +155,7 @@ class Configured(BaseModel):
     @property
     def spec(self) -> str:
         """The member as a spec string with every hyperparameter, e.g. ``kd(alpha=0.9, temperature=4.0)``."""
-        fields = self.model_dump()
+        fields = {key: value for key, value in self.model_dump().items() if self.added.get(key, ...) != value}
         args = ", ".join(f"{key}={fields[key]!r}" for key in sorted(fields))
         return f"{self.name}({args})" if args else self.name
 
@@ -167,6 +170,7 @@ class Objective(Configured):
         kind: What the method is for.
         access: The least that it needs of a victim.
         uses_labels: It needs the true labels of its images.
+        partial_labels: Those of some of them will do, or none: it sees to images without one.
         textbook: It is what a thief does who knows of no defense; any other attack is an adaptive one.
         needs_adversary: It moves away from a frozen, normally trained twin.
         uses_targets: It can look at images of other domains, ``batch.targets``.
@@ -178,6 +182,7 @@ class Objective(Configured):
     kind: ClassVar[Literal["reference", "defense", "attack"]]
     access: ClassVar[Access] = Access.LABELS
     uses_labels: ClassVar[bool] = True
+    partial_labels: ClassVar[bool] = False
     textbook: ClassVar[bool] = False
     needs_adversary: ClassVar[bool] = False
     uses_targets: ClassVar[bool] = False

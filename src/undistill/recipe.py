@@ -10,12 +10,12 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
 import yaml
-from pydantic import BaseModel, Field, ValidationError, field_validator, model_validator
+from pydantic import BaseModel, Field, ValidationError, ValidationInfo, field_validator, model_validator
 
 from undistill.code import code_of
 from undistill.data import DATASETS, check_dataset_spec, parse_dataset_spec
 from undistill.defenses import OutputDefense, build_output_defense
-from undistill.engine.config import Training
+from undistill.engine.config import SHARED_FIELDS, Training
 from undistill.errors import RecipeError, UnknownNameError, did_you_mean
 from undistill.methods import build_method
 from undistill.models import check_model_spec, module_of
@@ -32,7 +32,8 @@ __all__ = ["Recipe", "Source", "Weights", "list_recipes", "load_recipe", "make_r
 _Loader: type[yaml.SafeLoader] = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 _PACKAGED = Path(__file__).parent / "recipes"
 # Fields that came later, with their defaults, which are no part of the hash: older runs keep their names.
-_LATER: dict[str, Any] = {"targets": [], "policy": None, "code": []}
+_LATER: dict[str, Any] = {"targets": [], "policy": None, "transfer": None, "labels": True, "queries": None, "code": []}
+_MEANS = ("transfer", "labels", "queries")
 _WORLD = ("data", "seed", "profile", "holdout", "selection", "device")
 
 
@@ -59,6 +60,18 @@ class Recipe(Training):
     model: str = Field(description="model spec: resnet18, preresnet20(width=0.5), module:callable")
     method: str = Field("ce", description="reference, defense or attack: ce, nasty(weight=0.04), kd(temperature=4)")
     targets: tuple[str, ...] = Field((), description="data sets of other domains, which a defense closes its net to")
+    transfer: str | None = Field(
+        None, description="data set whose training images a thief learns on; by default the owner's, those of data"
+    )
+    labels: bool | Annotated[int, Field(ge=2, strict=True)] = Field(
+        True, description="whether the thief has the label of every image, of none, or of how many"
+    )
+    queries: int | None = Field(
+        None,
+        ge=1,
+        strict=True,
+        description="images that a thief asks about, each once, its answer kept; by default all, anew at every step",
+    )
     adversary: Recipe | Weights | None = Field(None, description="frozen, normally trained twin of a defense")
     victim: Recipe | Weights | None = Field(None, description="what an attack steals from")
     access: Literal["labels", "probs", "logits", "features", "gradients"] = Field(
@@ -84,6 +97,8 @@ class Recipe(Training):
         method, victim = _method_of(values.get("method")), _resolved(values.get("victim"))
         if "data" not in values and (data := _data_of(victim)) is not None:
             values = {"data": data, **values}
+        if values.get("transfer") is not None and _same_data(values["transfer"], values.get("data")):
+            values = {**values, "transfer": None}  # the owner's own
         world = {key: values[key] for key in _WORLD if key in values}
         if method is not None:
             values = {**_defaults(method), **values, "method": method}
@@ -100,9 +115,11 @@ class Recipe(Training):
     def _source(cls, value: Any) -> Any:
         return _nested(value.given, value.inherited) if isinstance(value, _Nested) else value
 
-    @field_validator("data", mode="before")
+    @field_validator("data", "transfer", mode="before")
     @classmethod
-    def _data(cls, value: Any) -> str:
+    def _data(cls, value: Any, info: ValidationInfo) -> str | None:
+        if value is None and info.field_name == "transfer":
+            return None
         return checked_spec(value, parse_dataset_spec, check_dataset_spec)
 
     @field_validator("targets", mode="before")
@@ -178,6 +195,27 @@ class Recipe(Training):
         return self
 
     @model_validator(mode="after")
+    def _fits_means(self) -> Self:
+        """Refuse means that the method cannot use."""
+        method, given = self.objective, [key for key in _MEANS if getattr(self, key) != _LATER[key]]
+        if given and (method.kind == "defense" or method.images != "train"):
+            whose = "is a defense" if method.kind == "defense" else "makes its own images"
+            raise ValueError(f"{method.name!r} {whose}: {', '.join(given)} is what a thief has; remove it")
+        if method.kind == "reference" and self.labels is False:
+            raise ValueError(f"{method.name!r} learns from labels alone; set labels to true or a number")
+        if self.labels is not True and method.kind == "attack" and method.uses_labels and not method.partial_labels:
+            raise ValueError(
+                f"{method.name!r} needs the label of every image, but labels={self.labels}; set labels=true, or choose "
+                "an attack that does without, such as hard_label"
+            )
+        if self.queries is not None and method.kind == "attack" and method.access > Access.LOGITS:
+            raise ValueError(
+                f"{method.name!r} needs the victim's {method.access}, and only labels, probs and logits are kept; "
+                "remove queries"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _note_code(self) -> Self:
         if "code" not in self.model_fields_set:
             object.__setattr__(self, "code", code_of(self.modules))
@@ -199,6 +237,17 @@ class Recipe(Training):
         return self.objective.kind
 
     @property
+    def means(self) -> tuple[str | None, bool | int, int | None]:
+        """What a thief has: ``transfer``, ``labels`` and ``queries``. A reference with the same is its yardstick."""
+        return self.transfer, self.labels, self.queries
+
+    @property
+    def stream(self) -> tuple[object, ...]:
+        """What its batches depend on: recipes that agree in it can be carried out side by side."""
+        asks = self.labels is True or self.kind == "attack"
+        return self.data, self.targets, *self.means, asks, *(getattr(self, name) for name in SHARED_FIELDS)
+
+    @property
     def nested(self) -> dict[str, Recipe]:
         """Its ``adversary`` and its ``victim``, where these are recipes and nothing that is there already."""
         nets = {"adversary": self.adversary, "victim": self.victim}
@@ -207,7 +256,8 @@ class Recipe(Training):
     @property
     def modules(self) -> tuple[str | None, ...]:
         """The Python modules of what it names by a spec; None for what was handed over in Python."""
-        data = chain.from_iterable(_data_modules(spec) for spec in (self.data, *self.targets))
+        sets = [spec for spec in (self.data, self.transfer, *self.targets) if spec is not None]
+        data = chain.from_iterable(_data_modules(spec) for spec in sets)
         chosen = type(self.objective), *([] if self.policy is None else [type(self.output_defense)])
         return (module_of(self.model), *(one.__module__ for one in chosen), *data)
 
@@ -508,6 +558,13 @@ def _validated(schema: type[BaseModel], values: dict[str, Any], reported: Set[st
 def _named(values: Mapping[Any, Any]) -> dict[str, Any]:
     """Return the fields with text for keys: YAML also has numbers there."""
     return {str(key): value for key, value in values.items()}
+
+
+def _same_data(one: Any, other: Any) -> bool:
+    try:
+        return other is not None and str(parse_dataset_spec(one)) == str(parse_dataset_spec(other))
+    except RecipeError:
+        return False  # reported where the field itself is validated
 
 
 def _data_of(victim: Any) -> Any:

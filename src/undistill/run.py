@@ -7,9 +7,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
-from torch import nn
+from torch import Tensor, nn
 
 from undistill.code import check_code
 from undistill.data import load_dataset
@@ -23,7 +23,9 @@ from undistill.models.checkpoints import checksum_of, import_checkpoint, load_we
 from undistill.recipe import Recipe, load_recipe
 
 __all__ = [
+    "ANSWERS",
     "METRICS",
+    "PREDICTIONS",
     "RECIPE",
     "RESULT",
     "STATE",
@@ -35,11 +37,13 @@ __all__ = [
     "load_data",
 ]
 
-RECIPE, METRICS, STATE, WEIGHTS, RESULT = (
+RECIPE, METRICS, STATE, ANSWERS, WEIGHTS, PREDICTIONS, RESULT = (
     "recipe.yaml",
     "metrics.jsonl",
     "state.safetensors",
+    "answers.safetensors",
     "model.safetensors",
+    "predictions.safetensors",
     "result.json",
 )
 
@@ -117,6 +121,17 @@ class Run:
     def images(self) -> Images | None:
         """Return the images that a thief without data made (some, where it made them all along); else None."""
         return read_images(self.folder)
+
+    def predictions(self, of: Literal["own", "victim"] = "own") -> Tensor | None:
+        """Return the classes that the net, or its victim, names for the test images, int32 (N,).
+
+        Runs that were made before these were kept have none.
+
+        Raises:
+            CheckpointError: The file is damaged.
+        """
+        path = self.folder / PREDICTIONS
+        return import_checkpoint(path).get(of) if path.is_file() else None
 
     def load_model(self) -> nn.Module:
         """Return the trained net, on CPU and in eval mode.

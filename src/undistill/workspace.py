@@ -5,7 +5,7 @@ from __future__ import annotations
 import platform
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from hashlib import sha256
 from pathlib import Path
 from typing import Any, ParamSpec, TypeVar
@@ -16,19 +16,36 @@ from torch import Tensor, nn
 from undistill._version import __version__
 from undistill.code import check_code, check_imported
 from undistill.data.convert import check_domains
-from undistill.data.dataset import Dataset
+from undistill.data.dataset import Dataset, Images
+from undistill.data.holdings import UNKNOWN, Holdings, hold, on_hand
+from undistill.engine.answers import read_answers, write_answers
 from undistill.engine.callbacks import Callbacks, MetricsLog, TensorBoard
 from undistill.engine.device import pick_device
+from undistill.engine.evaluate import ask_all
 from undistill.engine.job import Callback, Job, TrainResult
-from undistill.engine.train import SHARED_FIELDS, fit_together
+from undistill.engine.train import fit_together
 from undistill.errors import CheckpointError, DataError, InterruptedRunError, RecipeError, RunError, RunInUseError
+from undistill.functional import agreement, kl_divergence
 from undistill.kernels.machine import processor_name
 from undistill.models import check_model
 from undistill.objective import Frozen, Nets
 from undistill.recipe import Recipe
-from undistill.run import METRICS, RECIPE, RESULT, STATE, WEIGHTS, Run, build_net, checksum_of, load_data
+from undistill.run import (
+    ANSWERS,
+    METRICS,
+    PREDICTIONS,
+    RECIPE,
+    RESULT,
+    STATE,
+    WEIGHTS,
+    Run,
+    build_net,
+    checksum_of,
+    load_data,
+)
 from undistill.storage import locked, write_json, write_tensors, write_text
 from undistill.victim import Access, Victim
+from undistill.victim.asked import Asked
 from undistill.victim.sources import Given
 
 __all__ = ["Workspace"]
@@ -80,7 +97,7 @@ class Workspace:
         Students of one victim share its forward pass. A run that fails does not stop the others.
 
         Args:
-            recipes: One or more; they agree in ``data`` and in all that ``engine.train.SHARED_FIELDS`` names.
+            recipes: One or more; they agree in ``device`` and ``stream``.
 
         Returns:
             For each recipe its run, or what stopped it.
@@ -89,9 +106,8 @@ class Workspace:
             InterruptedRunError: Ctrl-C; every run has saved its state.
             RecipeError: The recipes do not see the same batches.
         """
-        for name in ("data", "targets", "device", *SHARED_FIELDS):
-            if len(values := {getattr(recipe, name) for recipe in recipes}) > 1:
-                raise RecipeError(f"recipes that run together must see the same batches, but {name} is {values}")
+        if len(streams := {(recipe.device, recipe.stream) for recipe in recipes}) > 1:
+            raise RecipeError(f"recipes that run together must see the same batches, but these are of {streams}")
         datasets: dict[str, Dataset] = {}
         with ExitStack() as locks:
             found = [_attempt(self._prepare, recipe, datasets) for recipe in recipes]
@@ -114,12 +130,14 @@ class Workspace:
 
         data = load(recipe.data)
         targets = tuple(load(target) for target in recipe.targets)
+        transfer = None if recipe.transfer is None else load(recipe.transfer)
         check_domains(data, targets)
         _check_policy(recipe, data)
         if run.finished:
             check_code(recipe.code)
-            _check_unchanged(run, data, targets)
+            _check_unchanged(run, data, targets, transfer)
             return run
+        holdings = _holdings(recipe, data, transfer)
         model = build_net(recipe.model, data, recipe.seed, self.instances)
         check_code(recipe.code, recipe.modules)
         check_imported(recipe.code)
@@ -128,7 +146,7 @@ class Workspace:
         for what, source in recipe.nested.items():
             _check_alike(load(source.data), data, what)
         adversary, victim = (self._source(source) for source in (recipe.adversary, recipe.victim))
-        return _Prepared(run, recipe, model, data, targets, device, adversary, victim)
+        return _Prepared(run, recipe, model, data, targets, transfer, holdings, device, adversary, victim)
 
     def find(self, recipe: Recipe) -> Run | None:
         """Return the finished run of a recipe, or None."""
@@ -162,13 +180,14 @@ class Workspace:
     def _train(self, prepared: Sequence[_Prepared]) -> list[Run | Exception]:
         if not prepared:
             return []
-        data, device = prepared[0].data, prepared[0].device
-        targets = [target.train for target in prepared[0].targets]
-        nets = _Nets(data, device, self.instances)
+        first = prepared[0]
+        data, device, holdings = first.data, first.device, first.holdings
+        targets = [target.train for target in first.targets]
+        nets = _Nets(data, device, self.instances, holdings)
         with ExitStack() as watching:
             started = [_attempt(self._start, one, nets, watching) for one in prepared]
             jobs = [one.job for one in started if isinstance(one, _Started)]
-            fitted = iter(fit_together(jobs, data, device=device, targets=targets) if jobs else ())
+            fitted = iter(fit_together(jobs, data, device=device, targets=targets, holdings=holdings) if jobs else ())
         return [
             start if isinstance(start, Exception) else _finish(one, start, next(fitted))
             for one, start in zip(prepared, started, strict=True)
@@ -178,12 +197,16 @@ class Workspace:
         run, recipe, data = prepared.run, prepared.recipe, prepared.data
         _write_recipe(run.folder, recipe)
         sources: dict[str, str] = {}
-        frozen = stolen = None
+        frozen = stolen = told = None
         if prepared.adversary is not None:
             net, sources["adversary"] = nets.adversary(prepared.adversary)
             frozen = Frozen(net)
         if prepared.victim is not None:
             stolen, sources["victim"] = nets.victim(prepared.victim, recipe)
+            told = nets.told(prepared.victim)
+        digest = _inputs_digest(data, (*prepared.targets, *filter(None, [prepared.transfer])), sources)
+        if stolen is not None and recipe.queries is not None:
+            stolen = nets.asked(stolen, run.folder / ANSWERS, digest)
         callbacks = Callbacks(
             MetricsLog(run.folder / METRICS),
             TensorBoard(run.folder) if recipe.tensorboard else None,
@@ -195,9 +218,9 @@ class Workspace:
             recipe,
             state_path=run.folder / STATE,
             callback=watching.enter_context(callbacks),
-            inputs_digest=_inputs_digest(data, prepared.targets, sources),
+            inputs_digest=digest,
         )
-        return _Started(job, sources)
+        return _Started(job, sources, told)
 
 
 @dataclass(frozen=True)
@@ -209,6 +232,8 @@ class _Prepared:
     model: nn.Module
     data: Dataset
     targets: tuple[Dataset, ...]
+    transfer: Dataset | None
+    holdings: Holdings
     device: torch.device
     adversary: Run | Given | None
     victim: Run | Given | None
@@ -216,10 +241,14 @@ class _Prepared:
 
 @dataclass(frozen=True)
 class _Started:
-    """The training job of a run, and the checksums of the nets that it builds on."""
+    """The training job of a run, the checksums of the nets that it builds on, and what its victim says of test images.
+
+    That is the victim's own answer, logits (N, K), whatever a thief gets to see: thieves are measured by it.
+    """
 
     job: Job
     sources: Mapping[str, str]
+    told: Tensor | None
 
 
 @dataclass
@@ -232,7 +261,9 @@ class _Nets:
     data: Dataset
     device: torch.device
     instances: Mapping[str, Any]
+    holdings: Holdings
     victims: dict[tuple[Run | Given, Access, str | None], tuple[Victim, str]] = field(default_factory=dict)
+    answers: dict[Run | Given, Tensor] = field(default_factory=dict)
 
     def adversary(self, source: Run | Given) -> tuple[nn.Module, str]:
         net, _, checksum = _net(source, self.data, self.instances)
@@ -254,6 +285,31 @@ class _Nets:
             self.victims[key] = victim, checksum
         victim, checksum = self.victims[key]
         return victim.another(), checksum
+
+    def told(self, source: Run | Given) -> Tensor:
+        """Return what a victim says of the test images, logits (N, K) on the CPU, with nothing held back."""
+        if source not in self.answers:
+            victim = next(victim for (other, *_), (victim, _) in self.victims.items() if other == source)
+            self.answers[source] = self._ask_all(victim.undefended().logits, self.data.test).cpu()
+        return self.answers[source]
+
+    def asked(self, victim: Victim, path: Path, digest: str) -> Victim:
+        """Return a victim that was asked about every image of the thief's once, as its file or the victim has it.
+
+        Args:
+            victim: To be asked, unless that was done.
+            path: Of the file that keeps what it said.
+            digest: Of images and victim, which answers that were kept must be of.
+        """
+        kept = read_answers(path, digest)
+        if kept is not None:
+            return Asked(kept.to(self.device), min(victim.access, Access.LOGITS))
+        asked = Asked.of(victim, lambda ask: self._ask_all(ask, self.holdings.images))
+        write_answers(path, asked.answers, digest)
+        return asked
+
+    def _ask_all(self, ask: Callable[[Tensor], Tensor], images: Images) -> Tensor:
+        return ask_all(ask, images, mean=self.data.mean, std=self.data.std, device=self.device)
 
 
 def _attempt(act: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T | Exception:
@@ -283,24 +339,70 @@ def _write_result(prepared: _Prepared, started: _Started, fitted: TrainResult) -
     run, recipe, data, nets = prepared.run, prepared.recipe, prepared.data, started.job.nets
     weights = run.folder / WEIGHTS
     write_tensors(weights, nets.model.state_dict())
+    write_tensors(run.folder / PREDICTIONS, _predictions(fitted.logits, started.told))
+    found = asdict(replace(fitted, logits=torch.empty(0)))
+    found.pop("logits")
     result = {
         "recipe_hash": recipe.hash,
         "name": recipe.folder_name,
-        **asdict(fitted),
+        **found,
         "classes": data.num_classes,
         "test_images": len(data.test),
         "parameters": sum(p.numel() for p in nets.model.parameters()),
-        "queries": nets.victim.queries if nets.victim is not None else None,
+        **_means(prepared, started, fitted),
         "weights_sha256": checksum_of(weights),
         "sources_sha256": dict(started.sources),
         "data_fingerprint": data.fingerprint,
         "data_note": data.note,
         **({"target_fingerprints": [target.fingerprint for target in prepared.targets]} if prepared.targets else {}),
+        **({"transfer_fingerprint": prepared.transfer.fingerprint} if prepared.transfer is not None else {}),
         "provenance": _provenance(recipe, prepared.device),
     }
     write_json(run.folder / RESULT, result)
     (run.folder / STATE).unlink(missing_ok=True)
     return run
+
+
+def _means(prepared: _Prepared, started: _Started, fitted: TrainResult) -> dict[str, Any]:
+    """Return what a net was made of: images and labels and, for a thief, queries and what he got for them.
+
+    ``fidelity`` is the share of the test images, in 0..1, on which he names the class that the victim names, ``kl`` the
+    mean KL(victim ‖ thief) there, in nats. ``answers_right`` is how often the answers that were kept are right about
+    his images: where they always are, they are the labels.
+    """
+    victim, images = started.job.nets.victim, prepared.holdings.images
+    used = prepared.recipe.objective.images == "train"
+    means = {"images": len(images) if used else 0, "labels": prepared.holdings.labels if used else 0}
+    if victim is None or started.told is None:
+        return {"queries": None, **means}
+    return {
+        "queries": victim.queries,
+        **means,
+        "fidelity": agreement(fitted.logits, started.told),
+        "kl": float(kl_divergence(started.told, fitted.logits)),
+        "answers_right": _right(victim, prepared.holdings.truth),
+    }
+
+
+def _right(victim: Victim, truth: Tensor) -> float | None:
+    """Return the share of images about which kept answers name their class; None where nobody knows one."""
+    known = truth != UNKNOWN
+    if not isinstance(victim, Asked) or not bool(known.any()):
+        return None
+    return agreement(victim.named.cpu()[known], truth[known])
+
+
+def _predictions(logits: Tensor, told: Tensor | None) -> dict[str, Tensor]:
+    """Return the classes that a net names for the test images and, for a thief, those that his victim names."""
+    named = {"own": logits} if told is None else {"own": logits, "victim": told}
+    return {of: answers.argmax(dim=1).to(torch.int32) for of, answers in named.items()}
+
+
+def _holdings(recipe: Recipe, data: Dataset, transfer: Dataset | None) -> Holdings:
+    """Return what a recipe trains on."""
+    asks = recipe.kind == "attack"
+    images = on_hand(data, transfer, labels=recipe.labels is not False and (recipe.objective.uses_labels or not asks))
+    return hold(images, labels=recipe.labels, queries=recipe.queries, asks=asks)
 
 
 def _inputs_digest(data: Dataset, targets: Sequence[Dataset], sources: Mapping[str, str]) -> str:
@@ -340,9 +442,13 @@ def _write_recipe(folder: Path, recipe: Recipe) -> None:
         write_text(folder / RECIPE, recipe.to_yaml())
 
 
-def _check_unchanged(run: Run, data: Dataset, targets: Sequence[Dataset]) -> None:
-    known = (run.result["data_fingerprint"], *run.result.get("target_fingerprints", ()))
-    for spec, before, now in zip((run.recipe.data, *run.recipe.targets), known, (data, *targets), strict=True):
+def _check_unchanged(run: Run, data: Dataset, targets: Sequence[Dataset], transfer: Dataset | None) -> None:
+    recipe, result = run.recipe, run.result
+    sets = [(recipe.data, result["data_fingerprint"], data)]
+    sets += zip(recipe.targets, result.get("target_fingerprints", ()), targets, strict=True)
+    if transfer is not None:
+        sets.append((str(recipe.transfer), result["transfer_fingerprint"], transfer))
+    for spec, before, now in sets:
         if before != now.fingerprint:
             raise DataError(
                 f"{run.folder} was trained on other images: data set {spec!r} has changed since; "

@@ -12,11 +12,13 @@ from undistill.errors import RecipeError, ShapeError
 from undistill.functional import (
     accuracy,
     agreement,
+    area_under_risk_coverage,
     batch_mean_accuracy,
     expected_calibration_error,
     is_collapsed,
     mean_entropy,
     negative_log_likelihood,
+    non_target_mass,
     prediction_share,
     top_k_accuracy,
 )
@@ -120,6 +122,42 @@ def test_ece_by_hand() -> None:
     assert expected_calibration_error(certain, torch.tensor([1, 0])) == 1.0
 
 
+def loop_aurc(logits: Tensor, labels: Tensor) -> float:
+    confidences = logits.double().softmax(1).max(1).values.tolist()
+    wrong = (logits.argmax(1) != labels).tolist()
+    order = sorted(range(len(wrong)), key=lambda i: -confidences[i])
+    return sum(sum(wrong[i] for i in order[:n]) / n for n in range(1, len(wrong) + 1)) / len(wrong)
+
+
+def test_aurc_equals_a_plain_loop(logits: Tensor, labels: Tensor) -> None:
+    assert area_under_risk_coverage(logits, labels) == pytest.approx(loop_aurc(logits, labels), rel=1e-9)
+    assert area_under_risk_coverage(logits, logits.argmax(1)) == 0.0
+    assert area_under_risk_coverage(logits, labels) < 1 - accuracy(logits, labels)  # its confidence says something
+
+
+def test_aurc_averages_over_the_orders_of_equal_confidences() -> None:
+    # one sure hit, then two alike of which one is wrong: (0 + mean(0, 1)/2 + 1/3) / 3
+    logits, labels = torch.tensor([[0.0, 9.0], [0.0, 1.0], [1.0, 0.0]]), torch.tensor([1, 1, 1])
+    assert area_under_risk_coverage(logits, labels) == pytest.approx((0 + 1 / 4 + 1 / 3) / 3, rel=1e-9)
+    assert area_under_risk_coverage(logits.flip(0), labels) == pytest.approx((0 + 1 / 4 + 1 / 3) / 3, rel=1e-9)
+    assert area_under_risk_coverage(torch.zeros(9, 3), torch.arange(9) % 3) == pytest.approx(2 / 3, rel=1e-9)
+
+
+def test_aurc_compares_confidences_that_round_to_one() -> None:
+    logits = torch.tensor([[40.0, 0.0], [30.0, 0.0], [60.0, 0.0]])
+    assert logits.softmax(1).max(1).values.tolist() == [1.0, 1.0, 1.0]
+    assert area_under_risk_coverage(logits, torch.tensor([0, 1, 0])) == pytest.approx(1 / 9, rel=1e-9)
+
+
+def test_non_target_mass() -> None:
+    assert non_target_mass(torch.tensor([[math.log(3.0), 0.0, 0.0]])) == pytest.approx(2 / 5, rel=1e-6)
+    sure = torch.tensor([[50.0, 0.0, 0.0], [0.0, 60.0, 0.0], [0.0, 0.0, 1.0]])  # median: the first
+    assert non_target_mass(sure) == pytest.approx(2 * math.exp(-50), rel=1e-9)
+    assert non_target_mass(torch.zeros(2, 4)) == pytest.approx(3 / 4, rel=1e-9)  # ties
+    assert non_target_mass(torch.tensor([[3.0, -math.inf]])) == 0.0
+    assert non_target_mass(torch.zeros(5, 1)) == 0.0
+
+
 def test_mean_entropy() -> None:
     assert mean_entropy(torch.zeros(3, 10)) == pytest.approx(math.log(10), rel=1e-6)
     assert mean_entropy(1000 * one_hot_logits(0, 1)) == 0.0
@@ -146,11 +184,12 @@ def test_prediction_share_and_collapse() -> None:
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float64])
 def test_metrics_compute_in_float32(logits: Tensor, labels: Tensor, dtype: torch.dtype) -> None:
     rounded = logits.to(dtype)
-    for metric in (accuracy, negative_log_likelihood, expected_calibration_error):
+    for metric in (accuracy, negative_log_likelihood, expected_calibration_error, area_under_risk_coverage):
         value = metric(rounded, labels)
         assert type(value) is float
         assert value == metric(rounded.float(), labels)
         assert value == metric(rounded.requires_grad_(), labels)  # and without a warning
+    assert non_target_mass(rounded) == non_target_mass(rounded.float())
     assert mean_entropy(rounded, 20.0) == mean_entropy(rounded.float(), 20.0)
 
 
@@ -160,7 +199,7 @@ LOGITS, LABELS = torch.zeros(4, 3), torch.zeros(4, dtype=torch.long)
 @pytest.mark.parametrize(
     "metric",
     [accuracy, batch_mean_accuracy, lambda z, y: top_k_accuracy(z, y, 2), negative_log_likelihood,
-     expected_calibration_error],
+     expected_calibration_error, area_under_risk_coverage],
 )  # fmt: skip
 @pytest.mark.parametrize(
     ("logits", "labels", "message"),

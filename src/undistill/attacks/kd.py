@@ -17,12 +17,16 @@ class KD(Attack):
     loss = α τ² KL(softmax(t(x)/τ) ‖ softmax(s(x)/τ)) + (1 - α) CE(s(x), y), with victim t and student s (eq. 1 of the
     nasty-teacher paper, in which α = 0.9 and τ is the victim's τ_A).
 
+    Answers are only softened, so probabilities do as well as logits: softmax(log p/τ) = softmax(z/τ). Where an image
+    has no label the victim's answer alone counts; the second term is the mean over those that have one.
+
     At a high temperature the first term grows with τ² against a student that has not learned anything yet: a student
     can collapse to one class for every image. An adaptive thief lowers τ.
     """
 
-    access = Access.LOGITS
+    access = Access.PROBS
     uses_labels = True
+    partial_labels = True
     textbook = True
     paper = Paper("Distilling the Knowledge in a Neural Network", "arXiv", 2015, "https://arxiv.org/abs/1503.02531")
     smoke: ClassVar[dict[str, Any]] = {}
@@ -32,7 +36,8 @@ class KD(Attack):
 
     def step(self, batch: Batch, nets: Nets) -> StepOutput:
         """Return the distillation loss of one batch."""
-        answers = self.victim(nets).logits(batch.x)
+        answers = self.victim(nets).scores(batch.x)
         logits = nets.model(batch.x)
-        loss = F.kd_loss(logits, answers, batch.y, temperature=self.temperature, alpha=self.alpha)
+        known = batch.y >= 0 if batch.partial else None
+        loss = F.kd_loss(logits, answers, batch.y, temperature=self.temperature, alpha=self.alpha, known=known)
         return StepOutput(loss, logits)

@@ -15,7 +15,7 @@ from torch import Tensor
 from undistill.data.augment import AUGMENTATIONS
 from undistill.errors import DataError, RecipeError, UnknownNameError
 
-__all__ = ["Dataset", "Images", "Shape", "channel_stats", "stratified_split"]
+__all__ = ["Dataset", "Images", "Shape", "channel_stats", "hold_out", "stratified_split"]
 
 
 @dataclass(frozen=True)
@@ -210,28 +210,13 @@ class Dataset:
         return digest.hexdigest()
 
     def holdout(self, fraction: float, seed: int) -> tuple[Images, Images]:
-        """Split the training set for choices that must not see the test set.
-
-        Args:
-            fraction: Share to hold out, 0 <= fraction < 1, of every class alike; at least one image of every class
-                stays in each part.
-            seed: Seed of the draw.
+        """Split the training set for choices that must not see the test set; see ``hold_out``.
 
         Returns:
             The rest and the held-out part; with fraction 0 all images and none.
-
-        Raises:
-            RecipeError: ``fraction`` is out of range.
-            DataError: A class has fewer than two images.
         """
-        if not 0 <= fraction < 1:
-            raise RecipeError(f"the held-out fraction must be at least 0 and below 1, got {fraction}")
-        if fraction == 0:
-            return self.train, self.train.subset(torch.arange(0))
-        present = _count_classes(self.train.y)
-        size = min(max(round(fraction * len(self.train)), present), len(self.train) - present)
-        rest, held_out = stratified_split(self.train.y, size, seed)
-        return self.train.subset(rest), self.train.subset(held_out)
+        rest, held_out = hold_out(self.train.y, fraction, seed)
+        return self.train if fraction == 0 else self.train.subset(rest), self.train.subset(held_out)
 
     def take(self, train: int | float | None = None, test: int | float | None = None) -> Dataset:
         """Return a smaller set: so many images, of every class alike, always the same ones.
@@ -253,6 +238,30 @@ class Dataset:
         size = f"a subset: {len(smaller_train):,} training and {len(smaller_test):,} test images"
         note = "; ".join(filter(None, (self.note, size)))
         return replace(self, train=smaller_train, test=smaller_test, note=note)
+
+
+def hold_out(y: Tensor, fraction: float, seed: int) -> tuple[Tensor, Tensor]:
+    """Split the positions of training images for choices that must not see the test set.
+
+    Args:
+        y: Labels (N,); images whose label is not known count as a class.
+        fraction: Share to hold out, 0 <= fraction < 1, of every class alike; at least one image of every class stays
+            in each part.
+        seed: Seed of the draw.
+
+    Returns:
+        Positions of the rest and of the held-out part; with fraction 0 all and none.
+
+    Raises:
+        RecipeError: ``fraction`` is out of range.
+        DataError: A class has fewer than two images.
+    """
+    if not 0 <= fraction < 1:
+        raise RecipeError(f"the held-out fraction must be at least 0 and below 1, got {fraction}")
+    if fraction == 0:
+        return torch.arange(len(y)), torch.arange(0)
+    present = len(torch.unique(y))
+    return stratified_split(y, min(max(round(fraction * len(y)), present), len(y) - present), seed)
 
 
 def stratified_split(y: Tensor, size: int, seed: int) -> tuple[Tensor, Tensor]:

@@ -27,22 +27,24 @@ class Batch:
 
     Attributes:
         x: Normalized images, float32 (B, C, H, W).
-        y: Labels, int64 (B,).
-        index: Their rows in the split, int64 (B,).
+        y: Labels, int64 (B,); -1 where one is not known.
+        index: Their rows in the split, or in what it is of, int64 (B,).
+        partial: Whether there may be labels that are not known.
         targets: As many images of each target domain, in the order of the recipe.
     """
 
     x: Tensor
     y: Tensor
     index: Tensor
+    partial: bool = False
     targets: tuple[Batch, ...] = ()
 
 
 class Loader:
     """Shuffled, augmented batches of a whole split that lives on the device as uint8.
 
-    Every image comes exactly once an epoch. The last, smaller batch is kept, as in the paper's code; only a last batch
-    of a single image, which BatchNorm cannot be trained on, joins the batch before it.
+    Every image comes exactly once an epoch, unless that is to be longer. The last, smaller batch is kept, as in the
+    paper's code; only a last batch of a single image, which BatchNorm cannot be trained on, joins the batch before it.
 
     Args:
         images: The split.
@@ -54,12 +56,17 @@ class Loader:
         device: Where the split is kept and batches are made.
         targets: Images of other domains; each batch gets as many of each, augmented and normalized like its own. In an
             epoch that is longer than a target set its images come again; in a shorter one not all come.
+        rows: Which rows of another set the split has, int64 (N,), for ``Batch.index``; its own by default.
+        length: Images of an epoch, where these are more than the split has: its images come again.
 
     Raises:
         DataError: The split, or a target set, is empty.
         RecipeError: The batch size or the seed is out of range.
         ShapeError: ``mean`` or ``std`` does not fit the channels.
         UnknownNameError: There is no such augmentation.
+
+    Attributes:
+        partial: Whether there are images without a label.
     """
 
     def __init__(
@@ -73,20 +80,29 @@ class Loader:
         seed: int,
         device: torch.device | str,
         targets: Sequence[Images] = (),
+        rows: Tensor | None = None,
+        length: int | None = None,
     ) -> None:
         for split in (images, *targets):
             _check(split, batch_size)
         if seed < 0:
             raise RecipeError(f"the seed is {seed}; expected 0 or more")
         self._source, *self._targets = (_Resident(split, augment, mean, std, device) for split in (images, *targets))
-        self.y = self._source.y
+        self._rows = None if rows is None else rows.to(device)
+        self._length = len(images) if length is None else length
+        self.partial = bool((images.y < 0).any())
         self.batch_size = batch_size
         self.seed = seed
 
     def __len__(self) -> int:
         """Return the steps of an epoch."""
-        whole, rest = divmod(len(self.y), self.batch_size)
+        whole, rest = divmod(self._length, self.batch_size)
         return max(1, whole + (rest > 1))
+
+    @property
+    def images(self) -> int:
+        """Images of an epoch."""
+        return self._length
 
     def epoch(self, epoch: int, start: int = 0) -> Iterator[Batch]:
         """Return the batches of one epoch; their order and draws depend on nothing but the seed and ``epoch``.
@@ -100,16 +116,20 @@ class Loader:
         """
         if epoch < 0 or not 0 <= start <= len(self):
             raise RecipeError(f"no step {start} in epoch {epoch}; expected an epoch from 0, a step in 0..{len(self)}")
-        n = len(self.y)
+        n = self._length
         source = self._source.deal(n, _generator(self.seed, epoch))
         targets = [target.deal(n, _generator(self.seed, epoch, which)) for which, target in enumerate(self._targets, 1)]
-        return (replace(source(rows), targets=tuple(deal(rows) for deal in targets)) for rows in self._steps(start))
+        return (self._batch(source(rows), tuple(deal(rows) for deal in targets)) for rows in self._steps(start))
+
+    def _batch(self, batch: Batch, targets: tuple[Batch, ...]) -> Batch:
+        index = batch.index if self._rows is None else self._rows[batch.index]
+        return replace(batch, index=index, partial=self.partial, targets=targets)
 
     def _steps(self, start: int) -> Iterator[slice]:
         last = len(self) - 1
         for step in range(start, len(self)):
             first = step * self.batch_size
-            yield slice(first, len(self.y) if step == last else first + self.batch_size)
+            yield slice(first, self._length if step == last else first + self.batch_size)
 
 
 class _Resident:
@@ -155,7 +175,7 @@ class EmptyBatches:
         shape = batch_size, frame.in_channels, frame.image_size, frame.image_size
         index = torch.empty(batch_size, dtype=torch.int64, device="meta")
         self._batch = Batch(torch.empty(shape, device="meta"), index, index)
-        self.y = torch.empty(steps * batch_size, dtype=torch.int64, device="meta")
+        self.images = steps * batch_size
 
     def __len__(self) -> int:
         """Return the steps of an epoch."""

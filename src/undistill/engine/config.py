@@ -6,7 +6,10 @@ from typing import Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, NonNegativeInt, model_validator
 
-__all__ = ["Training", "Tuning"]
+__all__ = ["SHARED_FIELDS", "Training", "Tuning"]
+
+# What the batches of a job depend on, besides its images.
+SHARED_FIELDS = ("seed", "batch_size", "augment", "holdout", "profile")
 
 
 class Tuning(BaseModel):

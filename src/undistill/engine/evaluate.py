@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from undistill import functional as F
 from undistill.data.dataset import Images
 from undistill.data.loader import batches
+from undistill.victim import asked_once
 
 __all__ = ["PAPER_BATCH", "Evaluation", "ask_all", "evaluate", "predict"]
 
@@ -30,6 +31,9 @@ class Evaluation:
         top_class: The most common answer.
         top_class_share: Its share of all answers, in 0..1.
         collapsed: More than 90 % of the answers are one class.
+        aurc: Area under the risk-coverage curve, in 0..1: how wrong the surest answers are.
+        non_target_mass: Median probability that is left for the classes that are not named: room for a defense that
+            leaves the named class alone, and what soft answers can tell beyond labels.
     """
 
     accuracy: float
@@ -39,6 +43,8 @@ class Evaluation:
     top_class: int
     top_class_share: float
     collapsed: bool
+    aurc: float
+    non_target_mass: float
 
 
 @torch.no_grad()
@@ -61,9 +67,23 @@ def ask_all(
     mean: tuple[float, ...],
     std: tuple[float, ...],
     device: torch.device,
+    rows: Tensor | None = None,
 ) -> Tensor:
-    """Return what ``ask`` says of normalized images (B, C, H, W), joined over all images in order, (N, …)."""
-    return torch.cat([ask(batch.x) for batch in batches(images, batch_size=_BATCH, mean=mean, std=std, device=device)])
+    """Return what ``ask`` says of normalized images (B, C, H, W), joined over all images in order, (N, …).
+
+    Args:
+        ask: Such as a victim's ``labels``.
+        images: N of them.
+        mean: Of each channel, in 0..1.
+        std: Of each channel, in 0..1.
+        device: Where to compute.
+        rows: Which of a thief's images they are, (N,), for a victim whose answers were kept.
+    """
+    answers = []
+    for batch in batches(images, batch_size=_BATCH, mean=mean, std=std, device=device):
+        with asked_once(batch.x, rows=None if rows is None else rows[batch.index]):
+            answers.append(ask(batch.x))
+    return torch.cat(answers)
 
 
 def evaluate(logits: Tensor, labels: Tensor) -> Evaluation:
@@ -78,4 +98,6 @@ def evaluate(logits: Tensor, labels: Tensor) -> Evaluation:
         top_class=top_class,
         top_class_share=share,
         collapsed=F.is_collapsed(logits),
+        aurc=F.area_under_risk_coverage(logits, labels),
+        non_target_mass=F.non_target_mass(logits),
     )

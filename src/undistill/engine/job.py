@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
+
+import torch
+from torch import Tensor
 
 from undistill.engine.config import Training
 from undistill.engine.evaluate import Evaluation
@@ -55,11 +58,13 @@ class TrainResult:
         images_per_s: Training images a second, evaluation included.
         seconds: Time spent, over all sessions of the run; of jobs that run together, each one's share.
         tuning: How the last session computed, where that was a choice.
-        heldout: Accuracy of the selected weights on the held-out images, in percent; None where none are held out.
+        heldout: Accuracy of the selected weights on the held-out images with a label, in percent; None without any.
         agreement: Share of the held-out images, in 0..1, on which the selected weights name the class that the victim
             names; None where none are held out, or there is no victim. A thief can choose by both without the test
             set. The victim is asked as it would be, through its policy. Measuring is no attack, so the meter does not
             count it; a thief who measures it spends one query an image.
+        trained_images: Images that the net was trained on, counted as often as they came.
+        logits: Of the selected weights on the test images, (N, K), on the CPU.
     """
 
     last: Evaluation
@@ -70,3 +75,5 @@ class TrainResult:
     tuning: dict[str, Any] | None = None
     heldout: float | None = None
     agreement: float | None = None
+    trained_images: int = 0
+    logits: Tensor = field(default_factory=lambda: torch.empty(0), repr=False, compare=False)

@@ -4,32 +4,37 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager
-from dataclasses import replace
 from functools import partial
 
 import torch
 
-from undistill.data.dataset import Dataset, Frame, Images
+from undistill.data.dataset import Dataset, Frame, Images, hold_out
+from undistill.data.holdings import Holdings
 from undistill.data.loader import Batch, EmptyBatches, Loader, Stream
+from undistill.engine.config import SHARED_FIELDS
 from undistill.engine.device import arithmetic
 from undistill.engine.interrupt import stop_on_interrupt
 from undistill.engine.job import Job, TrainResult
 from undistill.engine.stepping import Learner, take_step
 from undistill.engine.synthetic import draw_images
-from undistill.engine.trainer import Trainer
+from undistill.engine.trainer import Split, Trainer
 from undistill.errors import InterruptedRunError, RecipeError
 from undistill.victim import asked_once
 
-__all__ = ["SHARED_FIELDS", "fit", "fit_together"]
-
-# What the batches of a job depend on, besides its images.
-SHARED_FIELDS = ("seed", "batch_size", "augment", "holdout", "profile")
+__all__ = ["fit", "fit_together"]
 
 Step = Callable[[Sequence[Learner], Batch, Sequence[float]], None]
 """Has nets take a step, each at its learning rate; what goes wrong with one is for its ``turn``."""
 
 
-def fit(job: Job, data: Dataset, *, device: torch.device, targets: Sequence[Images] = ()) -> TrainResult:
+def fit(
+    job: Job,
+    data: Dataset,
+    *,
+    device: torch.device,
+    targets: Sequence[Images] = (),
+    holdings: Holdings | None = None,
+) -> TrainResult:
     """Train the net of a job and leave it with the weights that its protocol's ``selection`` chooses.
 
     Args:
@@ -37,20 +42,26 @@ def fit(job: Job, data: Dataset, *, device: torch.device, targets: Sequence[Imag
         data: Training and test images.
         device: Where to compute.
         targets: Training images of other domains, for a defense that looks at them.
+        holdings: What to train on instead of the training images of ``data``.
 
     Raises:
         DivergenceError: The loss or a gradient stopped being finite; the last good state is kept.
         InterruptedRunError: Ctrl-C; the state is saved and the same call goes on from there.
         CheckpointError: The saved state is damaged.
     """
-    (outcome,) = fit_together([job], data, device=device, targets=targets)
+    (outcome,) = fit_together([job], data, device=device, targets=targets, holdings=holdings)
     if isinstance(outcome, Exception):
         raise outcome
     return outcome
 
 
 def fit_together(
-    jobs: Sequence[Job], data: Dataset, *, device: torch.device, targets: Sequence[Images] = ()
+    jobs: Sequence[Job],
+    data: Dataset,
+    *,
+    device: torch.device,
+    targets: Sequence[Images] = (),
+    holdings: Holdings | None = None,
 ) -> list[TrainResult | Exception]:
     """Train several nets side by side on one stream of batches, each as ``fit`` would have trained it alone.
 
@@ -63,6 +74,7 @@ def fit_together(
         data: Training and test images.
         device: Where to compute.
         targets: Training images of other domains, for defenses that look at them.
+        holdings: What to train on instead of the training images of ``data``.
 
     Returns:
         For each job its outcome, or what stopped it.
@@ -72,7 +84,8 @@ def fit_together(
         RecipeError: The jobs do not see the same batches.
     """
     if len(jobs) > 1 and any(job.objective.images != "train" for job in jobs):
-        return [outcome for job in jobs for outcome in fit_together([job], data, device=device, targets=targets)]
+        one = partial(fit_together, data=data, device=device, targets=targets, holdings=holdings)
+        return [outcome for job in jobs for outcome in one([job])]
     config = jobs[0].config
     for name in SHARED_FIELDS:
         if len(values := {getattr(job.config, name) for job in jobs}) > 1:
@@ -85,12 +98,13 @@ def fit_together(
         torch.enable_grad(),
     ):
         try:
-            loader, held_out = _stream(jobs[0], data, targets, device)
+            held = holdings or Holdings.of(data.train)
+            loader, held_out = _stream(jobs[0], data, held, targets, device)
         except InterruptedRunError:
             raise
         except Exception as error:
             return [error for _ in jobs]
-        held_out, test = held_out.to(device), data.test.to(device)
+        held_out, test = held_out.to(device), Split(data.test).to(device)
         torch.manual_seed(config.seed)  # dropout and the like; order and augmentation have generators of their own
         alone = len(jobs) == 1
         trainers = [Trainer(job, data, loader, held_out, test, device, alone=alone) for job in jobs]
@@ -99,21 +113,24 @@ def fit_together(
     return [trainer.outcome for trainer in trainers if trainer.outcome is not None]
 
 
-def _stream(job: Job, data: Dataset, targets: Sequence[Images], device: torch.device) -> tuple[Stream, Images]:
+def _stream(
+    job: Job, data: Dataset, held: Holdings, targets: Sequence[Images], device: torch.device
+) -> tuple[Stream, Split]:
     """Return the batches that a job trains on, and the images that are held out of them."""
-    config, images = job.config, job.objective.images
-    if images == "none":
+    config, made = job.config, job.objective.images
+    if made == "none":
         if config.selection == "heldout":
             raise RecipeError(
                 f"{job.objective.name} sees no image of the training set, so none can be held out; set selection=last"
             )
-        none = data.test.subset(torch.arange(0))
+        none = Split(data.test.subset(torch.arange(0)))
         return EmptyBatches(job.objective.steps_per_epoch(), config.batch_size, Frame.of(data)), none
-    if images == "synthetic":
-        data = replace(data, train=draw_images(job, Frame.of(data), device))
-    train_images, held_out = data.holdout(config.holdout, config.seed)
+    if made == "synthetic":
+        images = draw_images(job, Frame.of(data), device)
+        held = Holdings.of(images)
+    rest, aside = hold_out(held.images.y, config.holdout, config.seed)
     loader = Loader(
-        train_images,
+        held.images.subset(rest) if len(aside) else held.images,
         batch_size=config.batch_size,
         augment=data.augment if config.augment == "auto" else config.augment,
         mean=data.mean,
@@ -121,8 +138,10 @@ def _stream(job: Job, data: Dataset, targets: Sequence[Images], device: torch.de
         seed=config.seed,
         device=device,
         targets=targets,
+        rows=rest if len(aside) else None,
+        length=round(held.epoch * len(rest) / len(held.images)),
     )
-    return loader, held_out
+    return loader, Split(held.images.subset(aside), aside)
 
 
 @contextmanager
@@ -151,7 +170,7 @@ def _train(trainers: Sequence[Trainer], loader: Stream, step: Step) -> None:
                 if all(trainer.outcome is not None for trainer in present):
                     break
                 group = [one for one in present if one.outcome is None and one.position.step == position]
-                with asked_once(batch.x):
+                with asked_once(batch.x, rows=batch.index):
                     step([trainer.learner for trainer in group], batch, [trainer.lr for trainer in group])
             _each(present, Trainer.close_epoch)
             if request.asked:

@@ -6,7 +6,7 @@ import math
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
@@ -23,11 +23,24 @@ from undistill.engine.stepping import Learner
 from undistill.engine.synthetic import write_images
 from undistill.errors import InterruptedRunError
 from undistill.objective import StepOutput
+from undistill.victim.asked import Asked
 
-__all__ = ["Trainer"]
+__all__ = ["Split", "Trainer"]
 
 # A state is saved when the time since the last save is this many times what a save takes.
 _SAVE_RATIO = 50
+
+
+@dataclass(frozen=True)
+class Split:
+    """Images to measure on, and which rows of a thief's images they are, where they are among these."""
+
+    images: Images
+    rows: Tensor | None = None
+
+    def to(self, device: torch.device) -> Split:
+        """Return the same on a device."""
+        return Split(self.images.to(device), None if self.rows is None else self.rows.to(device))
 
 
 class Trainer:
@@ -37,7 +50,7 @@ class Trainer:
         job: What to train, and how.
         data: Training and test images.
         loader: Of the batches that it will be given.
-        held_out: The held-out part of the training set, on the device; may be empty.
+        held_out: The held-out part of the training set, on the device; may be empty, or without labels.
         test: The test set, on the device.
         device: Where to compute.
         alone: No other job draws from torch's random generators in between.
@@ -52,8 +65,8 @@ class Trainer:
         job: Job,
         data: Dataset,
         loader: Stream,
-        held_out: Images,
-        test: Images,
+        held_out: Split,
+        test: Split,
         device: torch.device,
         *,
         alone: bool,
@@ -61,8 +74,6 @@ class Trainer:
         self.job = job
         self.outcome: TrainResult | Exception | None = None
         self._data, self._loader, self._test, self._device, self._alone = data, loader, test, device, alone
-        on_test = job.config.selection == "paper" or not len(held_out)
-        self._monitored, self._split = (test, "test") if on_test else (held_out, "heldout")
         self._held_out = held_out
         self._random = self._random_state()
 
@@ -102,11 +113,15 @@ class Trainer:
         self._companion = companion
         modules = (self.job.objective.modules(self.job.nets, frame) or nn.ModuleDict()).to(self._device)
         optimizer = make_optimizer(self.job.config, model, modules)
+        self._named = self._ask_held_out()
+        self._monitored, self._split, self._score = self._watched()
         self._state = TrainState(model, optimizer, self._device, self.job.inputs_digest, companion, modules)
         if path is not None and path.exists():
             self._state.load(path)
             if victim is not None:
                 victim.queries = self.position.queries
+        elif victim is not None and self._score == "agreement" and not isinstance(victim, Asked):
+            victim.queries += len(self._held_out.images)  # who chooses by these answers has to ask for them
         self._guard = DivergenceGuard(self._device, self.position.last_finite_loss)
         nets = replace(self.job.nets, companion=companion, modules=modules)
         self.learner = Learner(
@@ -139,7 +154,8 @@ class Trainer:
         self._guard.check()
         config, position = self.job.config, self.position
         sums = {key: float(value) for key, value in self._state.sums.items()}
-        images, correct = len(self._loader.y), sums.pop("correct")
+        images, correct = self._loader.images, sums.pop("correct")
+        labels = sums.pop("labels", images)
         rate = learning_rate(config, position.epoch, position.step - 1, len(self._loader))
         position.epoch, position.step, self._state.sums = position.epoch + 1, 0, {}
         position.last_finite_loss = self._guard.last_finite_loss
@@ -151,9 +167,9 @@ class Trainer:
         record = {
             "epoch": position.epoch,
             "lr": rate,
-            "train_accuracy": 100 * correct / images,
+            **({"train_accuracy": 100 * correct / labels} if labels else {}),
             **{f"train_{name}": value / images for name, value in sums.items()},
-            f"{self._split}_accuracy": found.accuracy,
+            f"{self._split}_{self._score}": found.accuracy,
             f"{self._split}_nll": found.nll,
             f"{self._split}_top_class_share": found.top_class_share,
         }
@@ -169,10 +185,12 @@ class Trainer:
             return
         self.save()
         self._show()
-        selected = last = self._measure(self._test)
+        logits = self._predict(self._test)
+        selected = last = self._measure(self._test, logits)
         if self._state.best and position.best_epoch != position.epoch:
             self.job.nets.model.load_state_dict(self._state.best)
-            selected = self._measure(self._test)
+            logits = self._predict(self._test)
+            selected = self._measure(self._test, logits)
         heldout, agreement = self._choice()
         self.outcome = TrainResult(
             last=last,
@@ -183,6 +201,8 @@ class Trainer:
             tuning=None if self.learner.tuning is None else self.learner.tuning.model_dump(),
             heldout=heldout,
             agreement=agreement,
+            trained_images=position.images,
+            logits=logits.cpu(),
         )
 
     def save(self, *, only_if_due: bool = False) -> None:
@@ -237,29 +257,48 @@ class Trainer:
         correct = (output.logits.detach().argmax(dim=1) == labels).sum()
         terms = {"loss": output.loss, **output.logs}
         found = {"correct": correct, **{name: value.detach().double() * size for name, value in terms.items()}}
+        if batch.partial:
+            found["labels"] = (labels >= 0).sum()
         sums = self._state.sums
         for name, value in found.items():
             sums[name] = sums[name] + value if name in sums else value
 
+    def _ask_held_out(self) -> Tensor | None:
+        """Return the classes (N,) that the victim names for the held-out images; None without either."""
+        images, rows, victim, data = self._held_out.images, self._held_out.rows, self.job.nets.victim, self._data
+        if victim is None or not len(images):
+            return None
+        ask = victim.another().labels  # a meter of its own: measuring is no attack
+        return ask_all(ask, images, mean=data.mean, std=data.std, device=self._device, rows=rows)
+
+    def _watched(self) -> tuple[Split, str, str]:
+        """Return the images that an epoch is measured on, what they are called, and what is measured.
+
+        Where something is held out, those with a label; a thief without any measures whether it agrees with the victim.
+        """
+        images = self._held_out.images
+        if self.job.config.selection == "paper" or not len(images):
+            return self._test, "test", "accuracy"
+        known = images.y >= 0
+        if bool(known.any()) or self._named is None:
+            return Split(images if bool(known.all()) else images.subset(known)), "heldout", "accuracy"
+        return Split(Images(images.x, self._named)), "heldout", "agreement"
+
     def _choice(self) -> tuple[float | None, float | None]:
         """Return accuracy and agreement with the victim on the held-out images, which a thief can choose by."""
-        images, victim = self._held_out, self.job.nets.victim
+        images = self._held_out.images
         if not len(images):
             return None, None
-        logits = self._predict(images)
-        accuracy = evaluate(logits, images.y).accuracy
-        if victim is None:
-            return accuracy, None
-        data, ask = self._data, victim.another().labels  # a meter of its own: measuring is no attack
-        answers = ask_all(ask, images, mean=data.mean, std=data.std, device=self._device)
-        return accuracy, F.agreement(logits, answers)
+        logits, known = self._predict(self._held_out), images.y >= 0
+        accuracy = evaluate(logits[known], images.y[known]).accuracy if bool(known.any()) else None
+        return accuracy, None if self._named is None else F.agreement(logits, self._named)
 
-    def _predict(self, images: Images) -> Tensor:
+    def _predict(self, split: Split) -> Tensor:
         data = self._data
-        return predict(self.job.nets.model, images, mean=data.mean, std=data.std, device=self._device)
+        return predict(self.job.nets.model, split.images, mean=data.mean, std=data.std, device=self._device)
 
-    def _measure(self, images: Images) -> Evaluation:
-        found = evaluate(self._predict(images), images.y)
+    def _measure(self, split: Split, logits: Tensor | None = None) -> Evaluation:
+        found = evaluate(self._predict(split) if logits is None else logits, split.images.y)
         if not math.isfinite(found.nll):  # the last update broke the net, and no step came after it
             raise self._guard.error("loss on unseen images", self.position.epoch, len(self._loader))
         return found

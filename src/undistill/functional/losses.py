@@ -17,19 +17,24 @@ from undistill.functional._checks import check_labels, check_logits, check_share
 __all__ = ["cross_entropy", "kd_loss", "kl_divergence", "label_smoothing_loss", "self_undermining_loss"]
 
 
-def cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
+def cross_entropy(logits: Tensor, labels: Tensor, *, known: Tensor | None = None) -> Tensor:
     """Return the mean cross-entropy, -(1/B) Σ_b log softmax(z_b)[y_b], in nats.
 
     Args:
         logits: z, shape (B, K).
         labels: y, whole numbers in 0..K-1, shape (B,).
+        known: Of which samples the label is known, boolean (B,): the mean is over these, 0 if there are none, and the
+            other labels may be anything. None for all.
 
     Raises:
         ShapeError: The shapes or dtypes do not fit.
     """
     check_logits(logits=logits)
     check_labels(labels, len(logits))
-    return F.cross_entropy(logits.float(), labels.long())
+    if known is None:
+        return F.cross_entropy(logits.float(), labels.long())
+    each = F.cross_entropy(logits.float(), labels.long().where(known, 0), reduction="none")
+    return (each * known).sum() / known.sum().clamp(min=1)
 
 
 def label_smoothing_loss(logits: Tensor, labels: Tensor, smoothing: float) -> Tensor:
@@ -78,7 +83,13 @@ def kl_divergence(logits_p: Tensor, logits_q: Tensor, temperature: float = 1.0) 
 
 
 def kd_loss(
-    student_logits: Tensor, teacher_logits: Tensor, labels: Tensor, *, temperature: float, alpha: float
+    student_logits: Tensor,
+    teacher_logits: Tensor,
+    labels: Tensor,
+    *,
+    temperature: float,
+    alpha: float,
+    known: Tensor | None = None,
 ) -> Tensor:
     """Return the distillation loss α τ² KL(p_T ‖ p_S) + (1 - α) CE, where p are softmax at temperature τ.
 
@@ -91,6 +102,7 @@ def kd_loss(
         labels: Whole numbers in 0..K-1, shape (B,).
         temperature: τ > 0.
         alpha: α in 0..1, the weight of the teacher's answers.
+        known: Of which samples the label is known, boolean (B,); None for all. The second term is the mean over these.
 
     Raises:
         ShapeError: The shapes or dtypes do not fit.
@@ -105,7 +117,7 @@ def kd_loss(
     check_logits(student_logits=student_logits, teacher_logits=teacher_logits)
     check_share("alpha", alpha)
     kl = kl_divergence(teacher_logits.detach(), student_logits, temperature)
-    return alpha * temperature**2 * kl + (1 - alpha) * cross_entropy(student_logits, labels)
+    return alpha * temperature**2 * kl + (1 - alpha) * cross_entropy(student_logits, labels, known=known)
 
 
 def self_undermining_loss(

@@ -25,11 +25,13 @@ from undistill.functional.losses import cross_entropy
 __all__ = [
     "accuracy",
     "agreement",
+    "area_under_risk_coverage",
     "batch_mean_accuracy",
     "expected_calibration_error",
     "is_collapsed",
     "mean_entropy",
     "negative_log_likelihood",
+    "non_target_mass",
     "prediction_share",
     "top_k_accuracy",
 ]
@@ -145,6 +147,47 @@ def expected_calibration_error(logits: Tensor, labels: Tensor, bins: int = 15) -
 
 
 @torch.no_grad()
+def area_under_risk_coverage(logits: Tensor, labels: Tensor) -> float:
+    """Return the AURC: the error rate among the i samples of highest confidence, averaged over all i = 1..N.
+
+    0 for a net without errors; a net whose confidence says nothing has its error rate. Confidence is the highest
+    probability, compared where it rounds to 1, too; of equally confident samples every order counts alike (Geifman &
+    El-Yaniv, 2019, https://arxiv.org/abs/1805.08206, section 3).
+
+    Args:
+        logits: Shape (N, K).
+        labels: Whole numbers in 0..K-1, shape (N,).
+
+    Raises:
+        ShapeError: Shapes, dtypes or the range of the labels do not fit.
+    """
+    _check(logits, labels)
+    doubt, order = _log_odds_of_others(logits).sort()
+    errors = (logits.argmax(dim=1) != labels).cpu()[order].double()
+    _, tie, count = torch.unique_consecutive(doubt, return_inverse=True, return_counts=True)
+    mean_error = torch.zeros(len(count), dtype=torch.float64).index_add(0, tie, errors) / count
+    risk = mean_error[tie].cumsum(0) / torch.arange(1, len(errors) + 1)
+    return float(risk.mean())
+
+
+@torch.no_grad()
+def non_target_mass(logits: Tensor) -> float:
+    """Return the median over samples of 1 - max softmax: what a classifier says about all classes but its answer.
+
+    It is what soft answers can tell beyond the label. Of confident nets it is far below what 1 - p can express in
+    float32 (6e-8), so it is computed from the other classes' logits.
+
+    Args:
+        logits: Shape (N, K).
+
+    Raises:
+        ShapeError: The shape or dtype does not fit.
+    """
+    check_logits(logits=logits)
+    return float(torch.sigmoid(_log_odds_of_others(logits)).quantile(0.5))
+
+
+@torch.no_grad()
 def mean_entropy(logits: Tensor, temperature: float = 1.0) -> float:
     """Return the mean entropy of softmax(logits/τ), in nats: 0 for certain answers, log K for even ones.
 
@@ -201,6 +244,13 @@ def _check(logits: Tensor, labels: Tensor) -> None:
     low, high = int(labels.min()), int(labels.max())
     if low < 0 or high >= logits.shape[1]:
         raise ShapeError(f"labels: expected 0..{logits.shape[1] - 1}, as there are logits, got {low}..{high}")
+
+
+def _log_odds_of_others(logits: Tensor) -> Tensor:
+    """Return log((1 - p)/p) of each sample's highest probability p, on the CPU in float64; the lower, the surer."""
+    exact = logits.cpu().float().double()
+    top, answer = exact.max(dim=1, keepdim=True)
+    return (exact - top).scatter(1, answer, -torch.inf).logsumexp(dim=1)
 
 
 def _predictions(logits_or_predictions: Tensor) -> Tensor:

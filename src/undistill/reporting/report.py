@@ -16,6 +16,7 @@ import torch
 from undistill._version import __version__
 from undistill.errors import RecipeError
 from undistill.recipe import Recipe
+from undistill.reporting import measures
 from undistill.reporting.answers import MAPPED_CLASSES, NEIGHBORS, Pair, choose_examples, measure_space, pairs
 from undistill.reporting.cell import Shown
 from undistill.reporting.document import Document
@@ -115,6 +116,7 @@ def _parts(group: RunGroup, table: Table, findings: tuple[Finding, ...], suffix:
     yield Values.make(
         name=f"table{suffix}", header="Results", title=table.caption.rstrip("."), grid=table.grid, notes=table.notes
     )
+    yield from _measured(group, suffix)
     charts = tuple(_charts(group))
     if charts:
         yield Training.make(
@@ -151,6 +153,44 @@ def _parts(group: RunGroup, table: Table, findings: tuple[Finding, ...], suffix:
     yield _provenance(group, f"provenance{suffix}")
 
 
+def _measured(group: RunGroup, suffix: str) -> Iterator[Part]:
+    """Yield what thieves had and got, and what teachers are worth."""
+    thieves, victims = measures.thieves(group), measures.victims(group)
+    if thieves is not None:
+        yield Values.make(
+            name=f"thieves{suffix}",
+            header="Thieves",
+            title="What each had and got, on the owner's test images; fidelity: how often it names the class that the "
+            "victim names, excess fidelity: how much more often than the student alone on the same images and labels; "
+            "KL of its answers from the victim's",
+            grid=thieves,
+            notes=tuple(_thief_notes(group)),
+        )
+    if victims is not None:
+        yield Values.make(
+            name=f"victims{suffix}",
+            header="Teachers",
+            title="What they are worth to those who ask honestly, on the test images; the median non-target mass is "
+            "what an answer leaves for the classes that it does not name",
+            grid=victims,
+        )
+
+
+def _thief_notes(group: RunGroup) -> Iterator[str]:
+    if any(one.means.transfer is None for one in group.extractions):
+        yield (
+            "Where no other images are named, the thief's are the owner's training set itself: more than a thief "
+            "usually has."
+        )
+    if any(one.means.queries is None for one in group.extractions):
+        yield "Without a budget the victim is asked anew at every step, as in the paper; every question counts."
+    if any(measures.is_tautology(group, one) for one in group.extractions):
+        yield (
+            "Answers are the labels: the thief has the labels of these images and the victim names them, so this is "
+            "the student alone once more."
+        )
+
+
 def _charts(group: RunGroup) -> Iterator[Chart]:
     """Yield the training curves: of the teachers, and of each student under every way of learning."""
     teachers = [(t.label, _side(t), t.replicates) for t in group.teachers if t.replicates is not None]
@@ -160,7 +200,12 @@ def _charts(group: RunGroup) -> Iterator[Chart]:
     ):
         yield from _chart(title, top, [_course(label, of, own, metric) for label, of, own in teachers])
     for student in group.students:
-        ways = [(f"alone, {method_label(method)}", "alone", own) for method, own in student.references.items()]
+        alone = {means: of for (key, means), of in group.references.items() if key == student.key}
+        ways = [
+            (f"alone, {method_label(method)}" + (f"; {means.label}" if len(alone) > 1 else ""), "alone", own)
+            for means, of in alone.items()
+            for method, own in of.items()
+        ]
         for one in group.extractions:
             teacher = group.teacher(one.teacher)
             if student.key in one.by and teacher is not None:
@@ -352,7 +397,7 @@ def _json(cell: Cell | None) -> dict[str, Any] | None:
         "mean": cell.accuracy.mean,
         "half_width": cell.accuracy.half_width,
         "n": cell.accuracy.n,
-        "difference": cell.difference,
+        "difference": None if cell.difference is None else cell.difference._asdict(),
         "last_epoch_mean": cell.replicates.last_accuracy.mean,
         "selection": cell.replicates.recipe.selection,
         "runs": [

@@ -2,23 +2,28 @@
 
 from __future__ import annotations
 
+import math
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 from undistill.engine.config import Training
 from undistill.errors import RecipeError, RunError
-from undistill.functional import Interval, mean_interval
+from undistill.functional import Difference, Interval, mean_interval, paired_difference, paired_proportions
 from undistill.methods import build_method
 from undistill.recipe import Recipe, Source
 from undistill.reporting.wording import distinguish, method_label, model_label
 from undistill.run import Run
+from undistill.victim import Access
 from undistill.workspace import Workspace
 
-__all__ = ["Extraction", "Replicates", "RunGroup", "Student", "Teacher", "collect"]
+__all__ = ["Extraction", "Means", "Replicates", "RunGroup", "Student", "Teacher", "collect"]
 
 _EVALUATION = ("accuracy", "batch_mean_accuracy", "collapsed", "top_class_share", "nll", "ece")
 _RESULT = ("classes", "test_images", "parameters", "seconds", "images_per_s", "data_fingerprint", "provenance")
@@ -39,10 +44,51 @@ class Replicates:
         """Of the first run."""
         return self.runs[0].recipe
 
+    @property
+    def accuracies(self) -> dict[int, float]:
+        """Test accuracy in percent of the weights that the recipe keeps, by seed."""
+        return {run.recipe.seed: run.accuracy for run in self.runs}
+
     @cached_property
     def accuracy(self) -> Interval:
         """Test accuracy in percent of the weights that the recipe keeps."""
-        return mean_interval(run.accuracy for run in self.runs)
+        return mean_interval(self.accuracies.values())
+
+    @property
+    def resolution(self) -> float:
+        """The step in which accuracies are counted, in points: one test image."""
+        return 100 / float(self.runs[0].result["test_images"])
+
+    def measure(self, key: str, scale: float = 1.0) -> Interval | None:
+        """Return a measure of the result over seeds, ``fidelity`` or ``selected.ece`` say; None if a run has none."""
+        found = [_read(run.result, key) for run in self.runs]
+        known = [scale * value for value in found if value is not None]
+        return mean_interval(known) if len(known) == len(found) else None
+
+    def by_seed(self, key: str, scale: float = 1.0) -> dict[int, float]:
+        """Return a measure of the result by seed, where it is known."""
+        found = {run.recipe.seed: _read(run.result, key) for run in self.runs}
+        return {seed: scale * value for seed, value in found.items() if value is not None}
+
+    @cached_property
+    def right(self) -> NDArray[np.bool_] | None:
+        """Whether the net of the only run is right about each test image; None for several runs, or if not kept."""
+        named = self.runs[0].predictions() if len(self.runs) == 1 else None
+        if named is None:
+            return None
+        found: NDArray[np.bool_] = (named == self.runs[0].dataset().test.y).numpy()
+        return found
+
+    def beyond(self, other: Replicates) -> Difference | None:
+        """Return by how many points these are better than others.
+
+        Over common seeds; of one seed, over the test images. None without a common seed.
+        """
+        if len(self.runs) == len(other.runs) == 1 and self.accuracies.keys() == other.accuracies.keys():
+            one, two = self.right, other.right
+            if one is not None and two is not None and self.recipe.selection != "paper":
+                return paired_proportions(one, two)
+        return paired_difference(self.accuracies, other.accuracies, resolution=self.resolution)
 
     @property
     def last_accuracies(self) -> list[float]:
@@ -100,18 +146,51 @@ class Student:
         key: Tells it from other students.
         label: Its model spec.
         name: A short name, unique in the study.
-        references: Its runs without any victim, by method spec.
     """
 
     key: str
     label: str
     name: str
-    references: Mapping[str, Replicates]
+
+
+@dataclass(frozen=True)
+class Means:
+    """What a thief has, or a reference with the same.
+
+    Attributes:
+        transfer: Data set spec of its images; None for the owner's training set, empty for none at all.
+        labels: Whether it has the label of every image, of none, or of how many.
+        queries: Its budget; None for all its images, asked about anew at every step.
+    """
+
+    transfer: str | None
+    labels: bool | int
+    queries: int | None
+
+    @classmethod
+    def of(cls, recipe: Recipe) -> Means:
+        """Return those of a recipe."""
+        return cls(*recipe.means) if recipe.objective.images == "train" else cls("", False, None)
 
     @property
-    def baseline(self) -> Interval | None:
-        """Accuracy of the student alone, trained on true labels with cross-entropy."""
-        return self.references["ce"].accuracy if "ce" in self.references else None
+    def yardstick(self) -> Means:
+        """Those of a reference that has as much: how many images have no label is nothing to it."""
+        return self if self.labels is True else replace(self, queries=None)
+
+    @property
+    def label(self) -> str:
+        """In words: ``the owner's images, 100 labels, 1,000 queries``."""
+        if self.transfer == "":
+            return "no image"
+        images = "the owner's images" if self.transfer is None else f"images of {self.transfer}"
+        labels = "all labels" if self.labels is True else f"{self.labels:,} labels" if self.labels else "no labels"
+        return ", ".join(filter(None, (images, labels, "" if self.queries is None else f"{self.queries:,} queries")))
+
+    @property
+    def order(self) -> tuple[str, float, float]:
+        """Sorts those with more behind those with less."""
+        labels = math.inf if self.labels is True else float(self.labels)
+        return self.transfer or "", labels, math.inf if self.queries is None else self.queries
 
 
 @dataclass(frozen=True)
@@ -121,7 +200,9 @@ class Extraction:
     Attributes:
         teacher: Key of the victim.
         method: Spec of the attack.
-        label: What it is called, e.g. ``kd (τ=4, α=0.9)``.
+        label: What it is called, e.g. ``kd (τ=4, α=0.9)``, with what the thief has where thieves differ in it.
+        means: What the thief has.
+        soft: It looks at more than the class that the victim names.
         textbook: Distillation at the very temperature that the defense was made for; any other way is adaptive.
         uses_labels: The attack needs the true labels too.
         by: Its runs by the key of the student.
@@ -130,6 +211,8 @@ class Extraction:
     teacher: str
     method: str
     label: str
+    means: Means
+    soft: bool
     textbook: bool
     uses_labels: bool
     by: Mapping[str, Replicates]
@@ -145,6 +228,7 @@ class RunGroup:
         teachers: Every normal one before its defended twins.
         students: From small to large.
         extractions: In the order of the teachers, textbook first.
+        references: Runs of students without any victim, by the key of the student, what they had, and method spec.
         unfinished: Number of runs that were found but are not finished.
         unknown: Folders of runs that cannot be read here: their method is not installed, say.
     """
@@ -154,6 +238,7 @@ class RunGroup:
     teachers: tuple[Teacher, ...]
     students: tuple[Student, ...]
     extractions: tuple[Extraction, ...]
+    references: Mapping[tuple[str, Means], Mapping[str, Replicates]]
     unfinished: int = 0
     unknown: tuple[str, ...] = ()
 
@@ -164,6 +249,34 @@ class RunGroup:
     def teacher_name(self, key: str) -> str:
         """Return the short name of a teacher of the study."""
         return next(teacher.name for teacher in self.teachers if teacher.key == key)
+
+    def references_of(self, student: Student, means: Means) -> Mapping[str, Replicates]:
+        """Return a student's runs without any victim on the same images and labels, by method spec."""
+        return self.references.get((student.key, means.yardstick), {})
+
+    def yardsticks(self, extraction: Extraction, student: Student) -> dict[str, Replicates]:
+        """Return what a thief has to beat to have gained anything, by name: the references with the same means.
+
+        Those are the student alone on the labels; for a thief who has none, the student on the classes that the victim
+        names, where he looks at more than these.
+        """
+        if extraction.means.labels is not False:
+            found = self.references_of(student, extraction.means)
+            return {f"alone, {method_label(method)}": replicates for method, replicates in found.items()}
+        if not extraction.soft:
+            return {}
+        return {
+            other.label: other.by[student.key]
+            for other in self.extractions_from(extraction.teacher)
+            if not other.soft and other.means == extraction.means and student.key in other.by
+        }
+
+    def alone(self, extraction: Extraction, student: Student) -> Replicates | None:
+        """Return the reference that the table compares with: the student alone, or else the best on top-1 answers."""
+        found = self.yardsticks(extraction, student)
+        if extraction.means.labels is not False:
+            return self.references_of(student, extraction.means).get("ce")
+        return max(found.values(), key=lambda replicates: replicates.accuracy.mean, default=None)
 
     def extractions_from(self, key: str) -> list[Extraction]:
         """Return how a teacher was stolen from."""
@@ -199,6 +312,13 @@ def collect(runs: Run | str | Path | Sequence[Run | str | Path]) -> tuple[RunGro
     for run in found.values():
         groups[run.recipe.data, run.result["data_fingerprint"]].append(run)
     return tuple(_group(data, group, unfinished, tuple(unknown)) for (data, _), group in sorted(groups.items()))
+
+
+def _read(result: Mapping[str, Any], key: str) -> float | None:
+    """Return a number of a result, of an older one perhaps, that has none; ``selected.ece`` is one inside."""
+    outer, _, inner = key.rpartition(".")
+    value = result.get(outer, {}).get(inner) if outer else result.get(key)
+    return None if value is None else float(value)
 
 
 def _find(source: Run | str | Path) -> tuple[list[Run], int, list[str]]:
@@ -268,8 +388,21 @@ def _group(data: str, runs: Iterable[Run], unfinished: int, unknown: tuple[str, 
     replicates = [Replicates(tuple(family)) for family in families.values()]
     teachers = _teachers(replicates)
     attacks = [replicate for replicate in replicates if replicate.recipe.kind == "attack"]
-    students = _students(attacks, [replicate for replicate in replicates if replicate.recipe.kind == "reference"])
-    return RunGroup(data, tuple(ordered), teachers, students, _extractions(attacks, teachers), unfinished, unknown)
+    students = _students(attacks)
+    references = _references([replicate for replicate in replicates if replicate.recipe.kind == "reference"], students)
+    extractions = _extractions(attacks, teachers)
+    return RunGroup(data, tuple(ordered), teachers, students, extractions, references, unfinished, unknown)
+
+
+def _references(
+    alone: Sequence[Replicates], students: Sequence[Student]
+) -> dict[tuple[str, Means], dict[str, Replicates]]:
+    keys, found = {student.key for student in students}, defaultdict[tuple[str, Means], dict[str, Replicates]](dict)
+    for replicates in alone:
+        recipe = replicates.recipe
+        if (key := _student_key(recipe)) in keys:
+            found[key, Means.of(recipe).yardstick][recipe.method] = replicates
+    return dict(found)
 
 
 def _teachers(replicates: Sequence[Replicates]) -> tuple[Teacher, ...]:
@@ -336,45 +469,44 @@ def _protocol(recipe: Recipe) -> dict[str, Any]:
     return recipe.model_dump(mode="json", include=set(Training.model_fields) - {"seed"})
 
 
-def _students(attacks: Sequence[Replicates], references: Sequence[Replicates]) -> tuple[Student, ...]:
+def _students(attacks: Sequence[Replicates]) -> tuple[Student, ...]:
     """Return a student for each model and protocol: only the same protocol makes a fair reference."""
     first: dict[str, Run] = {}
     for replicate in attacks:
         first.setdefault(_student_key(replicate.recipe), replicate.runs[0])
-    own = {key: {r.recipe.method: r for r in references if _student_key(r.recipe) == key} for key in first}
     keys = sorted(first, key=lambda key: (first[key].result["parameters"], key))
     recipes = [first[key].recipe for key in keys]
     protocols = [_protocol(recipe) for recipe in recipes]
     labels = distinguish([model_label(recipe.model) for recipe in recipes], protocols)
     names = [label.partition("(")[0].partition(" [")[0] for label in labels]
     short = [name if names.count(name) == 1 else label for name, label in zip(names, labels, strict=True)]
-    return tuple(Student(key, label, name, own[key]) for key, label, name in zip(keys, labels, short, strict=True))
+    return tuple(Student(key, label, name) for key, label, name in zip(keys, labels, short, strict=True))
 
 
 def _extractions(attacks: Sequence[Replicates], teachers: Sequence[Teacher]) -> tuple[Extraction, ...]:
-    rows: dict[tuple[str, str, str, str | None], dict[str, Replicates]] = defaultdict(dict)
+    rows: dict[tuple[str, str, str, str | None, Means], dict[str, Replicates]] = defaultdict(dict)
     for replicate in attacks:
         recipe = replicate.recipe
         if recipe.victim is not None:
-            where = recipe.victim.key, recipe.method, recipe.access, recipe.policy
+            where = recipe.victim.key, recipe.method, recipe.access, recipe.policy, Means.of(recipe)
             rows[where][_student_key(recipe)] = replicate
     order = {teacher.key: i for i, teacher in enumerate(teachers)}
-    accesses = {access for _, _, access, _ in rows}
-    specs = list(dict.fromkeys(spec for _, spec, _, _ in rows))
+    accesses, all_means = {access for _, _, access, *_ in rows}, {means for *_, means in rows}
+    specs = list(dict.fromkeys(spec for _, spec, *_ in rows))
     told = distinguish([method_label(spec) for spec in specs], [build_method(spec).model_dump() for spec in specs])
     labels = dict(zip(specs, told, strict=True))
     extractions = []
-    for (victim, spec, access, policy), by in rows.items():
+    for (victim, spec, access, policy, means), by in rows.items():
         method = build_method(spec)
         expected = _temperatures(teachers[order[victim]], teachers)
         textbook = method.textbook and (not expected or getattr(method, "temperature", None) in expected)
         label = labels[spec] + (f", victim gives {access}" if len(accesses) > 1 else "")
         label += "" if policy is None else f", behind {policy}"
-        extractions.append(Extraction(victim, spec, label, textbook, method.uses_labels, by))
+        label += f"; {means.label}" if len(all_means) > 1 else ""
+        soft = method.access > Access.LABELS
+        extractions.append(Extraction(victim, spec, label, means, soft, textbook, method.uses_labels, by))
     return tuple(
-        sorted(
-            extractions, key=lambda extraction: (order[extraction.teacher], not extraction.textbook, extraction.label)
-        )
+        sorted(extractions, key=lambda one: (order[one.teacher], one.means.order, not one.textbook, one.label))
     )
 
 

@@ -5,16 +5,17 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
-from undistill.functional import Interval
+from undistill.functional import Difference, Interval
 from undistill.reporting.cell import COLLAPSED, Shown
+from undistill.reporting.measures import is_tautology
 from undistill.reporting.parts import Grid, GridRow
 from undistill.reporting.runs import Extraction, Replicates, RunGroup, Student, Teacher
 from undistill.reporting.verdict import COLLAPSE_WARNING, collapse_share
-from undistill.reporting.wording import method_label, model_label, signed, value
+from undistill.reporting.wording import difference, method_label, model_label, value
 
 __all__ = ["COLLAPSED", "ENDS_LOWER", "Cell", "Row", "Table", "make_table"]
 
-ENDS_LOWER = "‡"
+ENDS_LOWER, TAUTOLOGY = "‡", " ="
 _FALL = 3.0  # points between the kept and the last weights that a reader must know of
 _SELECTION = {
     "heldout": "the weights of the best epoch on held-out training images",
@@ -32,12 +33,12 @@ class Cell:
 
     Attributes:
         replicates: The runs behind it.
-        difference: To its reference, in points; None where it is the reference or there is none.
+        difference: To its reference, in points, over common seeds; None where it is the reference or there is none.
         marks: ``†`` for a collapsed student, ``‡`` for one whose last weights are much worse than those kept.
     """
 
     replicates: Replicates
-    difference: float | None
+    difference: Difference | None
     marks: str
 
     @property
@@ -47,8 +48,8 @@ class Cell:
 
     @property
     def difference_text(self) -> str:
-        """Write the difference in brackets."""
-        return "" if self.difference is None else f"({signed(self.difference)})"
+        """Write the difference in brackets, with its interval."""
+        return "" if self.difference is None else f"({difference(self.difference, unit='', digits=2)})"
 
 
 @dataclass(frozen=True)
@@ -118,7 +119,7 @@ class Table:
             value(cell.accuracy, with_n=self.with_n),
             cell.difference_text,
             cell.marks,
-            warning=bool(collapsed) or (cell.difference is not None and cell.difference <= -1),
+            warning=bool(collapsed) or _lost(cell.difference),
             remark=f"collapsed{some}" if collapsed else "",
         )
 
@@ -139,35 +140,49 @@ def make_table(study: RunGroup) -> Table:
 
 
 def _references(study: RunGroup) -> Iterator[Row]:
-    methods = {method for student in study.students for method in student.references}
-    for method in sorted(methods, key=lambda method: (method != "ce", method)):
-        cells = (
-            _cell(student.references[method], None if method == "ce" else student.baseline)
-            if method in student.references
-            else None
-            for student in study.students
-        )
-        label = "Student baseline" if method == "ce" else f"Student alone, {method_label(method)}"
-        yield Row("", "", label, None, tuple(cells), 1, "reference")
+    known = sorted({means for _, means in study.references}, key=lambda means: means.order)
+    for means in known:
+        of = [study.references.get((student.key, means), {}) for student in study.students]
+        methods = {method for found in of for method in found}
+        for method in sorted(methods, key=lambda method: (method != "ce", method)):
+            cells = (
+                _cell(found[method], None if method == "ce" else found.get("ce")) if method in found else None
+                for found in of
+            )
+            label = "Student baseline" if method == "ce" else f"Student alone, {method_label(method)}"
+            label += f"; {means.label}" if len(known) > 1 else ""
+            yield Row("", "", label, None, tuple(cells), 1, "reference")
 
 
 def _teacher_rows(study: RunGroup, teacher: Teacher) -> Iterator[Row]:
     twin = study.teacher(teacher.twin)
-    reference = twin.replicates.accuracy if twin is not None and twin.replicates is not None else None
+    reference = twin.replicates if twin is not None else None
     accuracy = _cell(teacher.replicates, reference) if teacher.replicates is not None else None
     extractions: list[Extraction | None] = [*study.extractions_from(teacher.key)] or [None]
     for i, extraction in enumerate(extractions):
         by = extraction.by if extraction is not None else {}
-        cells = (_cell(by[s.key], s.baseline) if s.key in by else None for s in study.students)
-        label = extraction.label if extraction is not None else ""
+        cells = (
+            _cell(by[student.key], study.alone(extraction, student))
+            if extraction is not None and student.key in by
+            else None
+            for student in study.students
+        )
+        label = "" if extraction is None else extraction.label + TAUTOLOGY * is_tautology(study, extraction)
         kind = "defended" if teacher.defended else "normal"
         yield Row(teacher.label, teacher.name, label, accuracy, tuple(cells), len(extractions) if i == 0 else 0, kind)
 
 
-def _cell(replicates: Replicates, reference: Interval | None) -> Cell:
+def _cell(replicates: Replicates, reference: Replicates | None) -> Cell:
     fallen = replicates.accuracy.mean - replicates.last_accuracy.mean >= _FALL
     marks = COLLAPSED * bool(replicates.collapsed) + ENDS_LOWER * fallen
-    return Cell(replicates, None if reference is None else replicates.accuracy.mean - reference.mean, marks)
+    return Cell(replicates, None if reference is None else replicates.beyond(reference), marks)
+
+
+def _lost(found: Difference | None) -> bool:
+    """Tell whether a difference is a loss; of one seed, whose spread nobody knows, whether it is one of a point."""
+    return found is not None and (
+        (found.high is not None and found.high < 0) or (found.low is None and found.mean <= -1)
+    )
 
 
 def _caption(study: RunGroup) -> str:
@@ -179,8 +194,15 @@ def _notes(study: RunGroup, table: Table, sizes: set[int]) -> Iterator[str]:
     named = list(_named_cells(table))
     if any(cell.difference is not None for _, cell in named):
         yield (
-            "In brackets, in points: for a student the difference to the same student trained alone (student "
-            "baseline), for a defended teacher the difference to its normal twin."
+            "In brackets, in points, with its 95 % interval: for a student the difference to the same student alone on "
+            "the same images and labels or, without labels, on the classes that the victim names; for a defended "
+            "teacher that to its normal twin. Over common seeds; of one seed over the test images, which tells two "
+            "nets apart and not two ways of training."
+        )
+    if any(is_tautology(study, one) for one in study.extractions):
+        yield (
+            f"{TAUTOLOGY.strip()} The thief has the labels of these images and the victim names them: this is the "
+            "student alone once more, and nothing stolen."
         )
     if sizes == {1}:
         yield "One seed (n=1): the spread over seeds is not known."

@@ -1,52 +1,63 @@
-"""What the numbers say, in plain words; nothing here is said that was not measured."""
+"""What the numbers say, in plain words: three questions, an answer each, and nothing that the intervals do not say.
+
+*Leak*: what soft answers gave the best thief beyond the best reference with the same means. *Clone*: how far top-1
+answers alone go, and for how many queries. *Price*: what a defense costs those who ask honestly.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 
-from undistill.functional import Interval
+from undistill.functional import Best, Difference, Interval, best_of, best_proportion_of, clip
+from undistill.reporting.measures import is_tautology
 from undistill.reporting.parts.findings import Dot, Finding, Ladder
 from undistill.reporting.runs import Extraction, Replicates, RunGroup, Student, Teacher
-from undistill.reporting.wording import join, points
+from undistill.reporting.wording import difference, join, ordinary, points, seeds
 
-__all__ = ["COLLAPSE_WARNING", "collapse_share", "judge", "ladders"]
+__all__ = ["COLLAPSE_WARNING", "collapse_share", "judge", "ladders", "leak_of"]
 
-Found = tuple[Extraction, Student, Replicates]
-
-NEAR = 1.0  # points: a thief who comes this near has what there was to steal
 COLLAPSE_WARNING = "That is a collapse in training, not proof of protection."
+_CONFIDENCE = 0.95
+_CLONED = 90.0  # percent of answers alike; the OWASP AI Testing Guide (AITG-APP-09) calls more than that vulnerable
 
 
 def judge(study: RunGroup) -> tuple[Finding, ...]:
-    """Say what the numbers of a study mean."""
-    defended = [teacher for teacher in study.teachers if teacher.defended]
-    if defended:
-        return tuple(_judge_defended(study, teacher) for teacher in defended)
-    return tuple(_judge_normal(study, teacher) for teacher in study.teachers)
+    """Say what the numbers of a study mean, of every teacher that was defended or stolen from."""
+    asked = [teacher for teacher in study.teachers if teacher.defended or study.extractions_from(teacher.key)]
+    return tuple(_judge(study, teacher) for teacher in asked or study.teachers)
 
 
 def ladders(study: RunGroup) -> Iterator[Ladder]:
-    """Yield what each student ends at: alone, after the normal teacher, and after each defended one."""
+    """Yield what each student ends at with the same means: alone, after the normal teacher, and after each defended."""
     defended = [teacher for teacher in study.teachers if teacher.defended]
+    several = len({one.means for one in study.extractions}) > 1
     for teacher in defended or study.teachers[:1]:
         twin = teacher.twin if teacher.defended else teacher.key
         thefts = study.extractions_from(teacher.key) if teacher.defended else []
+        normal = study.extractions_from(twin) if twin is not None else []
         ways = {
-            "normal": study.extractions_from(twin) if twin is not None else [],
+            "normal": normal,
             "textbook": [one for one in thefts if one.textbook],
             "adaptive": [one for one in thefts if not one.textbook],
         }
-        for student in study.students:
-            dots = [] if student.baseline is None else [_dot("alone", student.baseline)]
-            for of, extractions in ways.items():
-                best = [got for _, found, got in _best(study, extractions) if found is student]
-                dots += [_dot(of, got.accuracy) for got in best]
-            several = f"{student.name}, {teacher.name}" if len(defended) > 1 else student.name
-            yield Ladder(label=several, dots=tuple(dots))
+        for means in dict.fromkeys(one.means for one in sorted([*normal, *thefts], key=lambda one: one.means.order)):
+            for student in study.students:
+                alone = study.references_of(student, means).get("ce") if means.labels is not False else None
+                dots = [] if alone is None else [_dot("alone", alone.accuracy)]
+                for of, extractions in ways.items():
+                    best = _best_mean(one.by.get(student.key) for one in extractions if one.means == means)
+                    dots += [] if best is None else [_dot(of, best.accuracy)]
+                told = student.name, teacher.name * (len(defended) > 1), means.label * several
+                yield Ladder(label=", ".join(filter(None, told)), dots=tuple(dots))
 
 
 def _dot(of: str, accuracy: Interval) -> Dot:
     return Dot(of=of, mean=accuracy.mean, half_width=accuracy.half_width)
+
+
+def _best_mean(found: Iterable[Replicates | None]) -> Replicates | None:
+    return max((one for one in found if one is not None), key=lambda one: one.accuracy.mean, default=None)
 
 
 def collapse_share(replicates: Replicates) -> str:
@@ -57,155 +68,215 @@ def collapse_share(replicates: Replicates) -> str:
     return f"one class for {span} % of all images{some}"
 
 
-def _judge_normal(study: RunGroup, teacher: Teacher) -> Finding:
+@dataclass(frozen=True)
+class Leak:
+    """What the best thief has beyond the best reference with the same means.
+
+    Attributes:
+        best: Who it is, beyond what, and how sure that is, corrected for the choice among all thieves tried.
+        student: Who learned.
+        thieves: How many were tried that have something to be compared with.
+        gained: Runs of the best thief.
+    """
+
+    best: Best
+    student: Student
+    thieves: int
+    gained: Replicates
+
+
+def leak_of(study: RunGroup, teacher: Teacher) -> Leak | None:
+    """Return what soft answers of a teacher gave the best thief; None if no thief had something to be compared with.
+
+    Thieves are compared with references of the same student, images and labels. The choice among students and means is
+    corrected for like that among thieves: each of C comparisons is made at the confidence 1 - 0.05/C.
+    """
+    thieves = [one for one in study.extractions_from(teacher.key) if one.soft]
+    fields = {
+        (student.key, means): (
+            student,
+            {one.label: one.by[student.key] for one in thieves if one.means == means and student.key in one.by},
+            next(study.yardsticks(one, student) for one in thieves if one.means == means),
+        )
+        for student in study.students
+        for means in {one.means for one in thieves}
+    }
+    contests = [field for field in fields.values() if field[1] and field[2]]
+    found = []
+    for student, candidates, references in contests:
+        best = _compare(candidates, references, 1 - (1 - _CONFIDENCE) / len(contests))
+        if best is not None:
+            found.append(Leak(best, student, sum(len(each) for _, each, _ in contests), candidates[best.candidate]))
+    return max(found, key=lambda one: (one.best.verdict == "leak", one.best.difference.mean), default=None)
+
+
+def _compare(
+    candidates: Mapping[str, Replicates], references: Mapping[str, Replicates], confidence: float
+) -> Best | None:
+    """Return the best candidate: by seeds; where all have the same single one, by the test images."""
+    everybody = [*candidates.values(), *references.values()]
+    if len({tuple(one.accuracies) for one in everybody}) == 1 and len(everybody[0].runs) == 1:
+        right = [{name: one.right for name, one in group.items()} for group in (candidates, references)]
+        if all(each is not None for group in right for each in group.values()):
+            named = ({name: each.tolist() for name, each in group.items() if each is not None} for group in right)
+            return best_proportion_of(*named, confidence=confidence)
+    by_seed = ({name: one.accuracies for name, one in group.items()} for group in (candidates, references))
+    return best_of(*by_seed, confidence=confidence, resolution=everybody[0].resolution)
+
+
+def _judge(study: RunGroup, teacher: Teacher) -> Finding:
     extractions = study.extractions_from(teacher.key)
-    items = [("The teacher", f"{_accuracy(teacher)}.")] if teacher.replicates is not None else []
-    if extractions:
-        items.append(("A thief", f"gets, against the same student trained alone: {_ends(study, extractions)}."))
-    return Finding(
-        subject=teacher.label,
-        headline="Nothing defends this model." if extractions else "No thief was tried.",
-        items=tuple(items),
-    )
+    leak = leak_of(study, teacher)
+    items = [("Leak", _leak(extractions, leak)), ("Clone", _clone(study, extractions))] if extractions else []
+    if teacher.defended:
+        textbook = [one for one in extractions if one.textbook]
+        items += [("The textbook thief", _textbook(study, textbook))] if textbook else []
+        items.append(("Price", _price(study, teacher)))
+    elif teacher.replicates is not None:
+        items.append(("The teacher", f"{_accuracy(teacher)}."))
+    return Finding(subject=teacher.label, headline=_headline(extractions, leak), items=tuple(items))
 
 
-def _judge_defended(study: RunGroup, teacher: Teacher) -> Finding:
-    extractions = study.extractions_from(teacher.key)
-    textbook = [extraction for extraction in extractions if extraction.textbook]
-    adaptive = [extraction for extraction in extractions if not extraction.textbook]
-    items = [("The teacher", _cost(study, teacher))]
-    if textbook:
-        items.append(("The textbook thief", _textbook(study, textbook)))
-    if extractions:
-        items.append(("The adaptive thief", _adaptive(study, teacher, adaptive)))
-    return Finding(subject=teacher.label, headline=_headline(study, teacher, textbook, adaptive), items=tuple(items))
-
-
-def _headline(study: RunGroup, teacher: Teacher, textbook: list[Extraction], adaptive: list[Extraction]) -> str:
-    if not textbook and not adaptive:
+def _headline(extractions: Sequence[Extraction], leak: Leak | None) -> str:
+    if not extractions:
         return "No thief was tried."
-    if all(student.baseline is None and _normal(study, teacher, student) is None for student in study.students):
-        return "Without reference students nobody can tell what was stolen."
-    best = _best(study, textbook)
-    undone = [student.name for _, student, replicates in best if _like_alone(student, replicates)]
-    if undone and len(undone) == len(best):
-        return "Not even the textbook thief is stopped."
-    if _stolen(study, teacher, adaptive):
-        return "A thief who adapts can steal this model."
-    if undone:
-        return f"The textbook thief is not stopped with every student: not with {join(undone)}."
-    if not adaptive:
-        return "Only the textbook thief was tried; nothing is known of one who adapts."
-    if all(student.baseline is None for student in study.students):
-        return "No thief tried here gets what the normal twin gives."
-    return "No thief tried here comes near a student trained alone."
+    if leak is None:
+        return "What soft answers leak was not measured."
+    found = leak.best.difference
+    if leak.best.verdict == "leak":
+        return f"Soft answers leak {points(found.mean)}."
+    if leak.best.verdict == "loss":
+        return "No thief tried here gains from soft answers."
+    return "Whether soft answers leak is not decided."
 
 
-def _cost(study: RunGroup, teacher: Teacher) -> str:
+def _leak(extractions: Sequence[Extraction], leak: Leak | None) -> str:
+    if not any(one.soft for one in extractions):
+        return "Nobody tried who looks at more than the named class; try kd, and look again."
+    if leak is None:
+        return (
+            "Not measured: no reference has the thief's images and labels. Train the same student with ce and "
+            "label_smoothing (without labels: attack with hard_label) on the same transfer, labels and queries."
+        )
+    best, found = leak.best, leak.best.difference
+    who = (
+        f"the best of {leak.thieves} thieves, {best.candidate} with {leak.student.name},"
+        if leak.thieves > 1
+        else (f"the only thief tried, {best.candidate} with {leak.student.name},")
+    )
+    sure = _sure(found)
+    if best.verdict == "leak":
+        text = f"Soft answers gave {who} {difference(found)} beyond {best.reference}, on the same images {sure}."
+    elif best.verdict == "loss":
+        text = f"Soft answers gave nothing: {who} ends {difference(found)} from {best.reference}, on the same images"
+        text += f" {sure}."
+    else:
+        text = f"Not decided {sure}: {who} ends {difference(found)} from {best.reference}, on the same images."
+    if leak.gained.collapsed:
+        text += f" It answers {collapse_share(leak.gained)}. {COLLAPSE_WARNING}"
+    return text
+
+
+def _sure(found: Difference) -> str:
+    if found.over == "images":
+        return f"(one seed, {found.n:,} test images; other seeds may say otherwise)"
+    return f"({seeds(found.n)})"
+
+
+def _clone(study: RunGroup, extractions: Sequence[Extraction]) -> str:
+    """Say how far top-1 answers go."""
+    named = [one for one in extractions if not one.soft]
+    if not named:
+        return "Nobody tried with top-1 answers alone; try hard_label, and look again."
+    honest = [one for one in named if not is_tautology(study, one)]
+    if not honest:
+        return (
+            "Not measured: top-1 answers were asked for only about images whose labels the thief has and the victim "
+            "names, so they are these labels. Try hard_label with labels=false, or with other images (transfer)."
+        )
+    tried = [
+        (one, student, one.by[student.key], fidelity)
+        for one in honest
+        for student in study.students
+        if student.key in one.by and (fidelity := one.by[student.key].measure("fidelity", 100)) is not None
+    ]
+    if not tried:
+        return "Not measured: these runs were made before fidelity was."
+    one, student, runs, fidelity = max(tried, key=lambda each: each[3].mean)
+    asked = ordinary(runs.measure("queries"))
+    text = (
+        f"From top-1 answers alone, {one.label} with {student.name} names the victim's class for "
+        f"{_percent(fidelity)} of the test images, after {asked} queries ({seeds(fidelity.n)})."
+    )
+    budgets = {q.mean for *_, each, _ in tried if (q := each.measure("queries")) is not None}
+    if len(budgets) < 2:
+        return text
+    return f"{text} {_first_above(tried)}"
+
+
+def _first_above(tried: Sequence[tuple[Extraction, Student, Replicates, Interval]]) -> str:
+    """Say with how few queries a student first agreed with the victim about nearly everything, by its interval."""
+    sure = [
+        (asked.mean, fidelity)
+        for *_, runs, fidelity in tried
+        if (asked := runs.measure("queries")) is not None and fidelity.mean - (fidelity.half_width or 0.0) > _CLONED
+    ]
+    if not sure:
+        return f"No number of queries tried brings that surely above {_CLONED:g} %."
+    queries, fidelity = min(sure, key=lambda each: each[0])
+    return f"It is surely above {_CLONED:g} % from {queries:,.0f} queries on ({_percent(fidelity)})."
+
+
+def _textbook(study: RunGroup, extractions: list[Extraction]) -> str:
+    ends, collapses = [], []
+    for one in extractions:
+        for student in study.students:
+            runs = one.by.get(student.key)
+            if runs is None:
+                continue
+            alone = study.alone(one, student)
+            found = runs.beyond(alone) if alone is not None else None
+            told = "" if found is None else f", {difference(found)} from the same student alone"
+            told += "" if found is None or found.decided else " (not decided)"
+            ends.append(f"{one.label} with {student.name} ends at {_percent(runs.accuracy)}{told}")
+            if runs.collapsed:
+                collapses.append(f"{student.name} answers {collapse_share(runs)}")
+    text = f"distills at the defense's own temperature: {'; '.join(ends)}."
+    return f"{text} But {join(collapses)}. {COLLAPSE_WARNING}" if collapses else text
+
+
+def _price(study: RunGroup, teacher: Teacher) -> str:
     if teacher.replicates is None:
-        return "is not among these runs."
+        return "The teacher is not among these runs."
     twin = study.teacher(teacher.twin)
     if twin is None or twin.replicates is None:
-        return f"{_accuracy(teacher)}; its normal twin is not among these runs."
-    change = teacher.replicates.accuracy.mean - twin.replicates.accuracy.mean
-    cost = "costs nothing" if abs(change) < 0.1 else f"{'costs' if change < 0 else 'gains'} {points(change)}"
-    return f"{_accuracy(teacher)}, its normal twin for {twin.replicates.accuracy.mean:.1f} %: the defense {cost}."
+        return f"The teacher {_accuracy(teacher)}; its normal twin is not among these runs."
+    found = teacher.replicates.beyond(twin.replicates)
+    if found is None:
+        return f"The teacher {_accuracy(teacher)}; its normal twin has no seed in common with it."
+    sure = "" if found.decided else ", which is not decided"
+    text = f"The teacher {_accuracy(teacher)}, {difference(found)} from its normal twin {_sure(found)}{sure}"
+    told = [
+        f"{name} {ours.mean:{form}} instead of {theirs.mean:{form}}"
+        for name, key, scale, form in (
+            ("calibration error (ECE, %)", "selected.ece", 100, ".1f"),
+            ("negative log-likelihood", "selected.nll", 1, ".3f"),
+            ("AURC (%)", "selected.aurc", 100, ".2f"),
+        )
+        if (ours := teacher.replicates.measure(key, scale)) is not None
+        and (theirs := twin.replicates.measure(key, scale)) is not None
+    ]
+    return f"{text}; {join(told)}." if told else f"{text}."
 
 
 def _accuracy(teacher: Teacher) -> str:
     if teacher.replicates is None:
         return ""
-    n, images = teacher.replicates.accuracy.n, teacher.replicates.runs[0].result["test_images"]
-    seeds = f" (mean of {n} seeds)" if n > 1 else ""
-    return f"is right for {teacher.replicates.accuracy.mean:.1f} % of the {images:,} test images{seeds}"
+    images = teacher.replicates.runs[0].result["test_images"]
+    return f"is right for {_percent(teacher.replicates.accuracy)} of the {images:,} test images"
 
 
-def _textbook(study: RunGroup, extractions: list[Extraction]) -> str:
-    best = _best(study, extractions)
-    ways = join(sorted({extraction.label for extraction in extractions}))
-    ends = join([_against_alone(student, replicates) for _, student, replicates in best])
-    text = f"distills at the defense's own temperature: {ways}. Against the same student trained alone, {ends}."
-    collapses = [f"{s.name} answers {collapse_share(replicates)}" for _, s, replicates in best if replicates.collapsed]
-    return f"{text} But {join(collapses)}. {COLLAPSE_WARNING}" if collapses else text
-
-
-def _adaptive(study: RunGroup, teacher: Teacher, extractions: list[Extraction]) -> str:
-    if not extractions:
-        return "was not tried. Lower the temperature (kd at τ=1) or use hard labels (hard_label), and look again."
-    ways = join(sorted({extraction.label for extraction in extractions}))
-    text = f"asks in another way: {ways}. At best, {_ends(study, extractions)}."
-    stolen = _stolen(study, teacher, extractions)
-    if not stolen:
-        return f"{text} None comes within {NEAR:g} point of its reference; a stronger thief may."
-    blind = [
-        s.name
-        for _, s, _ in _stolen(study, teacher, [extraction for extraction in extractions if not extraction.uses_labels])
-    ]
-    labels = f" With {join(blind)} it takes not a single true label." if blind else ""
-    short = [
-        f"{student.name} {_normal(study, teacher, student):.1f} %"
-        for _, student, replicates in stolen
-        if not _like_alone(student, replicates)
-    ]
-    normal = f" The normal teacher gives no more: {join(short)}." if short else ""
-    return f"{text}{normal} So this model can be stolen by a thief who adapts.{labels}"
-
-
-def _ends(study: RunGroup, extractions: list[Extraction]) -> str:
-    """Say how the best extraction of each student ends."""
-    return join(
-        [
-            f"{_against_alone(student, got)} with {extraction.label}"
-            for extraction, student, got in _best(study, extractions)
-        ]
-    )
-
-
-def _against_alone(student: Student, replicates: Replicates) -> str:
-    got, alone = replicates.accuracy.mean, student.baseline
-    if alone is None:
-        return f"{student.name} ends at {got:.1f} % (no reference of the same protocol)"
-    change = got - alone.mean
-    if abs(change) < 0.1:
-        return f"{student.name} ends level at {got:.1f} %"
-    return (
-        f"{student.name} {'gains' if change > 0 else 'loses'} {points(change)} ({got:.1f} against {alone.mean:.1f} %)"
-    )
-
-
-def _stolen(study: RunGroup, teacher: Teacher, extractions: list[Extraction]) -> list[Found]:
-    """Return each student's best extraction, where it comes near the student alone or what the normal twin gives."""
-    return [
-        (extraction, student, replicates)
-        for extraction, student, replicates in _best(study, extractions)
-        if _like_alone(student, replicates) or _near(replicates, _normal(study, teacher, student))
-    ]
-
-
-def _like_alone(student: Student, replicates: Replicates) -> bool:
-    return student.baseline is not None and _near(replicates, student.baseline.mean)
-
-
-def _near(replicates: Replicates, goal: float | None) -> bool:
-    return goal is not None and replicates.accuracy.mean >= goal - NEAR - 1e-9
-
-
-def _normal(study: RunGroup, teacher: Teacher, student: Student) -> float | None:
-    """Return the most that a student got from the normal twin, in percent; what collapsed there tells nothing."""
-    extractions = study.extractions_from(teacher.twin) if teacher.twin is not None else []
-    tried = [extraction.by[student.key] for extraction in extractions if student.key in extraction.by]
-    return max((replicates.accuracy.mean for replicates in tried if not replicates.collapsed), default=None)
-
-
-def _best(study: RunGroup, extractions: list[Extraction]) -> list[Found]:
-    """Return the extraction by which each student gets the most."""
-    best = []
-    for student in study.students:
-        tried = [
-            (extraction, student, extraction.by[student.key])
-            for extraction in extractions
-            if student.key in extraction.by
-        ]
-        if tried:
-            best.append(max(tried, key=lambda found: found[2].accuracy.mean))
-    return best
+def _percent(interval: Interval) -> str:
+    """Write a rate in percent with its interval, within 0..100."""
+    ends = clip(interval)
+    return f"{interval.mean:.1f} %" if ends is None else f"{interval.mean:.1f} % [{ends[0]:.1f}, {ends[1]:.1f}]"

@@ -6,11 +6,22 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from undistill.functional import Interval, format_interval
+from undistill.functional import Difference, Interval, format_interval
 from undistill.methods import build_method
 from undistill.registry import Spec
 
-__all__ = ["distinguish", "join", "method_label", "model_label", "points", "signed", "value"]
+__all__ = [
+    "difference",
+    "distinguish",
+    "join",
+    "method_label",
+    "model_label",
+    "ordinary",
+    "points",
+    "seeds",
+    "signed",
+    "value",
+]
 
 _SYMBOLS = {"temperature": "τ", "alpha": "α", "weight": "ω", "smoothing": "ε"}
 
@@ -21,7 +32,7 @@ def method_label(spec: str) -> str:
     What has no symbol is left out: ``distinguish`` adds it where it tells two methods apart.
     """
     method = build_method(spec)
-    given = method.model_dump()
+    given = {key: value for key, value in method.model_dump().items() if method.added.get(key, ...) != value}
     args = ", ".join(f"{symbol}={_plain(given[key])}" for key, symbol in _SYMBOLS.items() if key in given)
     return f"{method.name} ({args})" if args else method.name
 
@@ -64,6 +75,24 @@ def signed(number: float, digits: int = 2) -> str:
     if float(text) == 0:
         return text
     return f"{'+' if number > 0 else '−'}{text}"
+
+
+def difference(found: Difference, unit: str = " points", digits: int = 1) -> str:
+    """Write a difference with its interval, where it has one: ``+1.2 points [+0.3, +2.1]``."""
+    text = f"{signed(found.mean, digits)}{unit}"
+    if found.low is None or found.high is None:
+        return text
+    return f"{text} [{signed(found.low, digits)}, {signed(found.high, digits)}]"
+
+
+def seeds(n: int) -> str:
+    """Write a number of seeds."""
+    return "1 seed" if n == 1 else f"{n} seeds"
+
+
+def ordinary(interval: Interval | None) -> str:
+    """Write a count: the mean where seeds differ in it."""
+    return "–" if interval is None else f"{interval.mean:,.0f}"
 
 
 def points(number: float) -> str:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from undistill.functional import mean_interval
 from undistill.recipe import Recipe
 from undistill.reporting.cell import COLLAPSED, DISAGREES, Cell, Reason
-from undistill.run import Failure
+from undistill.run import Failure, Run
 from undistill.studies.paper import PaperCell
 from undistill.studies.study import Study
 from undistill.workspace import Workspace
@@ -21,6 +21,8 @@ def make_cell(
     workspace: Workspace,
     failures: Mapping[str, Failure],
     printed: PaperCell | None = None,
+    *,
+    read: Callable[[Run], float] = lambda run: run.accuracy,
 ) -> Cell:
     """Return what the runs of some recipes say.
 
@@ -29,13 +31,14 @@ def make_cell(
         workspace: Where their runs are.
         failures: Why runs have no result, by hash.
         printed: The paper's number.
+        read: What is read of a run, in percent.
 
     Raises:
         RunError: A result is damaged.
     """
     runs = {recipe.seed: run for recipe in recipes if (run := workspace.find(recipe)) is not None}
     printed = printed or PaperCell()
-    values = {str(seed): run.accuracy for seed, run in runs.items()}
+    values = {str(seed): read(run) for seed, run in runs.items()}
     interval = mean_interval(values.values()) if values else None
     mean, half_width = (interval.mean, interval.half_width) if interval else (None, None)
     known = mean is not None and half_width is not None and printed.value is not None

@@ -115,6 +115,8 @@ def adapt(recipe: Recipe, changes: Changes) -> Recipe:
         fields["epochs"] = epochs
     fields |= {what: adapt(source, changes) for what, source in recipe.nested.items()}
     fields["targets"] = tuple(_replace_data(target, changes) for target in recipe.targets)
+    if recipe.transfer is not None:
+        fields["transfer"] = _replace_data(recipe.transfer, changes)
     label = recipe.name or f"{Spec.parse(recipe.method).name}-{model.name}"
     data = _replace_data(recipe.data, changes)
     return make_recipe({**fields, "data": data, "name": f"{changes.label}-{label}", "folder": None})

@@ -119,3 +119,5 @@ def _data(recipe: Recipe) -> Iterator[str]:
         yield from _data(source)
     yield recipe.data
     yield from recipe.targets
+    if recipe.transfer is not None:
+        yield recipe.transfer

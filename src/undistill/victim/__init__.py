@@ -16,7 +16,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from undistill.errors import AccessError, ShapeError
 from undistill.models.features import logits_and_features, logits_and_output
 
-__all__ = ["Access", "BatchStatistics", "Victim", "WhiteBox", "asked_once"]
+__all__ = ["Access", "BatchStatistics", "Victim", "WhiteBox", "asked_about", "asked_once"]
 
 
 class Access(enum.IntEnum):
@@ -66,15 +66,26 @@ class WhiteBox:
 
 Pixels = tuple[Sequence[float], Sequence[float]]
 
-# The least probability whose logarithm is given away: what float32 can still tell from nothing beside 1.
-_FLOOR = 1e-7
+# The least probability whose logarithm is given away: what float32 can still tell from nothing.
+_FLOOR = torch.finfo(torch.float32).tiny
 
-# The tensor that victims are asked about once, and the logits that they have given for it.
-_at_hand: ContextVar[tuple[Tensor, dict[object, Tensor]] | None] = ContextVar("_at_hand", default=None)
+
+@dataclass(frozen=True)
+class _AtHand:
+    """The tensor that victims are asked about once, the logits that they have given for it, and which images it is."""
+
+    x: Tensor
+    answers: dict[object, Tensor]
+    rows: Tensor | None
+
+
+_at_hand: ContextVar[_AtHand | None] = ContextVar("_at_hand", default=None)
 
 
 @contextmanager
-def asked_once(x: Tensor, answers: Mapping[object, Tensor] | None = None) -> Iterator[None]:
+def asked_once(
+    x: Tensor, answers: Mapping[object, Tensor] | None = None, *, rows: Tensor | None = None
+) -> Iterator[None]:
     """Have a victim compute its answer about one tensor once, whoever asks inside, however often.
 
     Each thief has his own copy of the answer, and his own meter counts each of his questions. Nobody writes to the
@@ -83,12 +94,19 @@ def asked_once(x: Tensor, answers: Mapping[object, Tensor] | None = None) -> Ite
     Args:
         x: What the thieves of a group will ask about, such as the images of their batch.
         answers: What ``Victim.write_answer`` has written about these images.
+        rows: Which of a thief's images they are, int64 (B,), for a victim whose answers were kept.
     """
-    before = _at_hand.set((x, dict(answers or {})))
+    before = _at_hand.set(_AtHand(x, dict(answers or {}), rows))
     try:
         yield
     finally:
         _at_hand.reset(before)
+
+
+def asked_about(x: Tensor) -> Tensor | None:
+    """Return which of a thief's images a tensor is of, as ``asked_once`` was told; None if it was not."""
+    at_hand = _at_hand.get()
+    return at_hand.rows if at_hand is not None and at_hand.x is x else None
 
 
 class Victim:
@@ -136,6 +154,12 @@ class Victim:
         """Return the same victim as another thief meets it: with a query meter of its own."""
         twin = copy(self)
         twin._meter = [0]
+        return twin
+
+    def undefended(self) -> Victim:
+        """Return the same victim as its owner knows it: giving logits without any policy, with a meter of its own."""
+        twin = self.another()
+        twin._policy, twin.access = None, max(self.access, Access.LOGITS)
         return twin
 
     def computed_by(self, rebuild: Callable[[nn.Module], nn.Module], how: object = None) -> Victim:
@@ -194,11 +218,21 @@ class Victim:
     def logits(self, x: Tensor) -> Tensor:
         """Return the logits (B, K), float32.
 
-        With a policy they are the natural logarithms of the probabilities that it lets out, with 1e-7 for whatever is
-        smaller: no logarithm is of zero, and the softmax of the answer is ``probs`` again, up to that floor.
+        With a policy they are the natural logarithms of the probabilities that it lets out, with the least normal
+        number of float32 for whatever is smaller: no logarithm is of zero, and their softmax is ``probs`` again.
         """
         answer = self._answer(x, Access.LOGITS)
         return answer if self._policy is None else answer.clamp(min=_FLOOR).log()
+
+    def scores(self, x: Tensor) -> Tensor:
+        """Return what answers can be softened by, (B, K), float32: softmax(scores/τ), the same for all that give probs.
+
+        They are the logits where these are given, else the logarithms of the probabilities, which differ from them by a
+        number an image.
+        """
+        if self.access >= Access.LOGITS:
+            return self.logits(x)
+        return self.probs(x).clamp(min=_FLOOR).log()
 
     @torch.no_grad()
     def features(self, x: Tensor, layer: str = "") -> Tensor:
@@ -276,12 +310,12 @@ class Victim:
 
     @torch.no_grad()
     def _logits(self, x: Tensor) -> Tensor:
-        asked, answers = _at_hand.get() or (None, {})
-        if x is not asked:
+        at_hand = _at_hand.get()
+        if at_hand is None or x is not at_hand.x:
             return self._model(self._renormalize(x)).float()  # type: ignore[no-any-return]
-        if self._computes not in answers:
-            answers[self._computes] = self._model(self._renormalize(x)).float()
-        return answers[self._computes].clone()  # whoever gets it may write to it
+        if self._computes not in at_hand.answers:
+            at_hand.answers[self._computes] = self._model(self._renormalize(x)).float()
+        return at_hand.answers[self._computes].clone()  # whoever gets it may write to it
 
     def _renormalize(self, x: Tensor) -> Tensor:
         if self._affine is None:

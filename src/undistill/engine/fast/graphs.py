@@ -15,6 +15,7 @@ from undistill.data.loader import Batch
 from undistill.engine.stepping import Learner, take_step, unmetered
 from undistill.objective import StepOutput
 from undistill.victim import Access, Victim, asked_once
+from undistill.victim.asked import Asked
 
 __all__ = ["Capture", "GraphStepper", "capture_cuda"]
 
@@ -74,7 +75,7 @@ class GraphStepper:
         capture: Capture = capture_cuda,
     ) -> None:
         device = batch.x.device
-        self._batch = Batch(batch.x.clone(), batch.y.clone(), batch.index.clone())
+        self._batch = Batch(batch.x.clone(), batch.y.clone(), batch.index.clone(), batch.partial)
         self._lrs = [torch.zeros((), device=device) for _ in learners]
         self._given, self._step = learners, step
         self._learners = [unmetered(learner) for learner in learners]  # a replay asks nothing
@@ -142,7 +143,7 @@ class GraphStepper:
             )
             for learner in self._learners
         ]
-        with asked_once(self._batch.x, self._answers):
+        with asked_once(self._batch.x, self._answers, rows=self._batch.index):
             self._step(learners, self._batch, self._lrs)
         return outputs, norms
 
@@ -189,7 +190,7 @@ class _ReplayedNet(nn.Module):
 def _outside(learner: Learner, capture: Capture) -> Victim | None:
     """Return the victim whose answers are at hand inside; none where gradients are to flow through it."""
     victim = learner.nets.victim
-    if victim is None or victim.access >= Access.GRADIENTS:
+    if victim is None or isinstance(victim, Asked) or victim.access >= Access.GRADIENTS:
         return None
     return victim.computed_by(lambda net: _ReplayedNet(net, capture))
 

@@ -175,7 +175,7 @@ def measured(learners: Sequence[Learner], batch: Batch, tuning: Tuning) -> Calla
     parts = [TunedSteps(part, tuning, batch) for part in ([copies] if tuning.stack else [[one] for one in copies])]
 
     def step() -> float:
-        with torch.random.fork_rng(devices=[]), asked_once(batch.x):
+        with torch.random.fork_rng(devices=[]), asked_once(batch.x, rows=batch.index):
             begin = time.perf_counter()
             for steps in parts:
                 steps(batch, [0.0] * (len(copies) // len(parts)))

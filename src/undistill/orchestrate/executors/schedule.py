@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Literal
 
 from undistill.engine.interrupt import stop_on_interrupt
-from undistill.engine.train import SHARED_FIELDS
 from undistill.errors import InterruptedRunError
 from undistill.orchestrate.plan import Step
 from undistill.orchestrate.progress import Observer, Silence
@@ -191,7 +190,7 @@ def _shared(step: Step) -> object:
     if recipe.kind != "attack":
         return step.hash
     victim = step.needs or recipe.victim  # its run, or weights
-    return victim, recipe.access, recipe.data, recipe.device, *(getattr(recipe, name) for name in SHARED_FIELDS)
+    return victim, recipe.access, recipe.device, recipe.stream
 
 
 def summary(run: Run) -> str:
