@@ -32,40 +32,42 @@ _STANDARD = os.path.dirname(os.__file__)
 _seen: dict[str, tuple[ModuleType, ModuleSpec | None, str]] = {}
 
 
-def code_of(modules: Iterable[str | None]) -> tuple[str, ...]:
-    """Return ``"module=digest"`` of each module that is not part of this package, sorted; none of them is imported.
+def code_of(module: str) -> str:
+    """Return ``"module=digest"``; the module is not imported.
 
-    None stands for no module.
     The digest depends on the names and the text of the files, and on no path. It is ``unknown`` where a module has no
     source, or is not there.
     """
-    return tuple(f"{module}={_digest(module)}" for module in sorted(_foreign(modules)))
+    files = _files(module)
+    _changed(module, files)  # takes note of what is imported already
+    listing = "".join(f"{part} {_sha(text)}\n" for part, text in sorted(files.items()))
+    return f"{module}={_sha(listing) if module in files else UNKNOWN}"
 
 
-def check_code(noted: Iterable[str], needed: Iterable[str | None] = ()) -> None:
+def check_code(noted: Iterable[str], now: Iterable[str], *, trains: bool = False) -> None:
     """Refuse source that is another than it was noted to be.
 
     Args:
-        noted: What ``code_of`` returned.
-        needed: Modules that must be among them, because something is about to be trained.
+        noted: Digests of when a recipe was made, as ``code_of`` writes them.
+        now: Those of now.
+        trains: Something is about to be trained, so that none may be missing among the noted.
 
     Raises:
         RunError: It was changed, is not here, or was never noted.
     """
-    digests = dict(one.rsplit("=", 1) for one in noted)
-    for module, before in digests.items():
-        now = _digest(module)
-        if UNKNOWN in (before, now):
+    before, after = (dict(one.rsplit("=", 1) for one in digests) for digests in (noted, now))
+    for module, digest in before.items():
+        if UNKNOWN in (digest, after.get(module, UNKNOWN)):
             raise RunError(
                 f"the source of {module!r} cannot be found, so nothing tells what it does; put it into a file on the "
                 "import path or in the current directory"
             )
-        if now != before:
+        if digest != after[module]:
             raise RunError(
-                f"the source of {module!r} is not what it was when the recipe was made ({before}, now {now}); restore "
-                "it, or make the recipe anew: by its fields in place of its folder, and without 'code'"
+                f"the source of {module!r} is not what it was when the recipe was made (digest {digest}, now "
+                f"{after[module]}); restore it, or make the recipe anew: by its fields in place of its folder, and without 'code'"
             )
-    if missing := sorted(_foreign(needed) - digests.keys()):
+    if trains and (missing := sorted(after.keys() - before.keys())):
         raise RunError(
             f"nothing tells with what source of {', '.join(missing)} the recipe was made; make it anew, by its fields "
             "in place of its folder"
@@ -102,19 +104,6 @@ def current_directory_importable() -> Iterator[None]:
         yield
     finally:
         sys.path.remove(here)
-
-
-def _foreign(modules: Iterable[str | None]) -> set[str]:
-    # A process of a pool knows the script that started it by another name.
-    names = {"__main__" if module == "__mp_main__" else module for module in modules if module}
-    return {name for name in names if name.partition(".")[0] != "undistill"}
-
-
-def _digest(module: str) -> str:
-    files = _files(module)
-    _changed(module, files)  # takes note of what is imported already
-    listing = "".join(f"{part} {_sha(text)}\n" for part, text in sorted(files.items()))
-    return _sha(listing) if module in files else UNKNOWN
 
 
 def _sha(text: str | bytes) -> str:

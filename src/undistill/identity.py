@@ -15,7 +15,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from copy import deepcopy
 from dataclasses import dataclass
 from enum import Enum
-from functools import cached_property
+from functools import cached_property, partial
 from hashlib import sha256
 from types import (
     BuiltinFunctionType,
@@ -33,10 +33,10 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from undistill.code import code_of
+from undistill.code import UNKNOWN, code_of
 from undistill.errors import RecipeError
 
-__all__ = ["Named", "copy_of", "digest_of", "named"]
+__all__ = ["Named", "copy_of", "digest_of", "named", "source_of"]
 
 _ATOMS = (type(None), bool, int, float, complex, str, bytes, type(Ellipsis), type(NotImplemented), range, slice)
 _TORCH_ATOMS = (torch.dtype, torch.device, torch.layout, torch.memory_format)
@@ -95,6 +95,34 @@ def digest_of(module: nn.Module | Named) -> str:
             "next time; hand over named(module, key='...'), with a key that changes whenever it does something else"
         ) from None
     return content.hexdigest()
+
+
+def source_of(makers: Iterable[object]) -> tuple[str, ...]:
+    """Return digests of the source of what recipes name, sorted; of what is part of this package there are none.
+
+    Args:
+        makers: Names of modules, which are not imported; registered classes and functions, which count by their module
+            or, where that has no file (in a notebook), by their own code; None for nothing.
+    """
+    return tuple(sorted({_source(maker) for maker in makers if maker is not None} - {""}))
+
+
+def _source(maker: object) -> str:
+    while isinstance(maker, partial):
+        maker = maker.func
+    module = maker if isinstance(maker, str) else str(maker.__module__)
+    if module.partition(".")[0] == "undistill":
+        return ""
+    # A process of a pool knows the script that started it by another name.
+    source = code_of("__main__" if module == "__mp_main__" else module)
+    if isinstance(maker, str) or not source.endswith(f"={UNKNOWN}"):
+        return source
+    content = _Content()
+    try:
+        content.add(maker, ())
+    except _OpaqueError:
+        return source
+    return f"{module}.{getattr(maker, '__qualname__', '')}={content.hexdigest()[:16]}"
 
 
 def copy_of(module: nn.Module) -> nn.Module:
@@ -160,7 +188,7 @@ class _Content:
             self._say("enum", _name(type(value)), value.name)
             self.add(value.value, where)
         elif isinstance(value, ModuleType):
-            self._say("module", *(code_of([value.__name__]) if _own(value.__name__) else [value.__name__]))
+            self._say("module", code_of(value.__name__) if _own(value.__name__) else value.__name__)
         elif isinstance(value, type):
             self._class(value, where)
         elif _is_installed(value):

@@ -12,13 +12,13 @@ from typing import Annotated, Any, Literal, Self
 import yaml
 from pydantic import BaseModel, Field, ValidationError, ValidationInfo, field_validator, model_validator
 
-from undistill.code import code_of
-from undistill.data import DATASETS, check_dataset_spec, parse_dataset_spec
+from undistill.data import DATASETS, DatasetFactory, check_dataset_spec, parse_dataset_spec
 from undistill.defenses import OutputDefense, build_output_defense
 from undistill.engine.config import SHARED_FIELDS, Training
 from undistill.errors import RecipeError, UnknownNameError, did_you_mean
+from undistill.identity import source_of
 from undistill.methods import build_method
-from undistill.models import check_model_spec, module_of
+from undistill.models import check_model_spec, maker_of
 from undistill.objective import Objective
 from undistill.problems import checked_spec, describe, several
 from undistill.registry import Spec
@@ -80,7 +80,7 @@ class Recipe(Training):
     policy: str | None = Field(
         None, description="output defense on the victim's answers: rounding(digits=2), top_k(k=3); none by default"
     )
-    code: tuple[Annotated[str, Field(pattern=r"^[\w.]+=(\w{16}|unknown)$")], ...] = Field(
+    code: tuple[Annotated[str, Field(pattern=r"^[^=]+=(\w{16}|unknown)$")], ...] = Field(
         (), description="digests of the source of what is not part of undistill, as module:callable; noted by itself"
     )
     folder: str | None = Field(
@@ -218,7 +218,7 @@ class Recipe(Training):
     @model_validator(mode="after")
     def _note_code(self) -> Self:
         if "code" not in self.model_fields_set:
-            object.__setattr__(self, "code", code_of(self.modules))
+            object.__setattr__(self, "code", self.code_now)
         return self
 
     @cached_property
@@ -254,12 +254,12 @@ class Recipe(Training):
         return {what: source for what, source in nets.items() if isinstance(source, Recipe)}
 
     @property
-    def modules(self) -> tuple[str | None, ...]:
-        """The Python modules of what it names by a spec; None for what was handed over in Python."""
+    def code_now(self) -> tuple[str, ...]:
+        """What ``code`` would be of the same recipe made now."""
         sets = [spec for spec in (self.data, self.transfer, *self.targets) if spec is not None]
-        data = chain.from_iterable(_data_modules(spec) for spec in sets)
-        chosen = type(self.objective), *([] if self.policy is None else [type(self.output_defense)])
-        return (module_of(self.model), *(one.__module__ for one in chosen), *data)
+        makers = chain.from_iterable(_data_makers(spec) for spec in sets)
+        policy = None if self.output_defense is None else type(self.output_defense)
+        return source_of([maker_of(self.model), type(self.objective), policy, *makers])
 
     @property
     def sources(self) -> tuple[Recipe, ...]:
@@ -584,13 +584,13 @@ def _defaults(method: Objective) -> dict[str, Any]:
     return {"selection": "last"} if method.uses_targets else {}
 
 
-def _data_modules(spec: str) -> Iterator[str]:
+def _data_makers(spec: str) -> Iterator[DatasetFactory]:
     if spec.startswith("instance("):
         return
     parsed = parse_dataset_spec(spec)
-    yield DATASETS[parsed.name].__module__
+    yield DATASETS[parsed.name]
     if isinstance(of := parsed.kwargs.get("of"), str):  # made of another data set
-        yield from _data_modules(of)
+        yield from _data_makers(of)
 
 
 def _method_of(method: Any) -> Objective | None:

@@ -140,7 +140,7 @@ class Run:
             CheckpointError: The weights are not those that the run wrote.
             RunError: The source that made the net was changed.
         """
-        check_code(self.recipe.code)
+        check_code(self.recipe.code, self.recipe.code_now)
         data = self.dataset()
         model = build_net(self.recipe.model, data, None, self.instances)
         path = self.folder / WEIGHTS

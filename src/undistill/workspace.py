@@ -134,12 +134,12 @@ class Workspace:
         check_domains(data, targets)
         _check_policy(recipe, data)
         if run.finished:
-            check_code(recipe.code)
+            check_code(recipe.code, recipe.code_now)
             _check_unchanged(run, data, targets, transfer)
             return run
         holdings = _holdings(recipe, data, transfer)
         model = build_net(recipe.model, data, recipe.seed, self.instances)
-        check_code(recipe.code, recipe.modules)
+        check_code(recipe.code, recipe.code_now, trains=True)
         check_imported(recipe.code)
         shape = {"num_classes": data.num_classes, "in_channels": data.in_channels, "image_size": data.image_size}
         check_model(model, name=recipe.model, **shape)

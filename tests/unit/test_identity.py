@@ -28,7 +28,7 @@ import undistill
 from undistill import attack, named, train
 from undistill.attacks import ATTACKS
 from undistill.errors import RecipeError, RunError
-from undistill.identity import copy_of, digest_of
+from undistill.identity import copy_of, digest_of, source_of
 from undistill.orchestrate.executors.worker import work
 from undistill.recipe import Recipe, Weights, load_recipe, make_recipe
 from undistill.run import Run
@@ -244,6 +244,14 @@ def test_a_method_of_another_package_counts_by_its_source(here: Path, monkeypatc
     assert make_recipe(thief).hash != first.recipe.hash
     with pytest.raises(RunError, match=r"own_attack.* has changed since this process imported it; start Python again"):
         attack(None, **thief, runs="runs", progress=False)
+
+
+def test_a_method_without_a_file_counts_by_its_code():
+    text = "class it:\n    def step(self, batch):\n        return batch * {}\n"
+    (one,), (same,), (other,) = (source_of([define(text.format(factor))]) for factor in (1, 1, 2))
+    assert one == same != other
+    assert one.startswith("written.it=")
+    assert source_of([None, undistill.attack, partial(undistill.train)]) == ()
 
 
 # --- modules that were handed over

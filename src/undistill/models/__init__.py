@@ -10,7 +10,6 @@ import importlib
 import inspect
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from functools import partial
 from typing import Any
 
 import torch
@@ -27,7 +26,7 @@ __all__ = [
     "check_model",
     "check_model_spec",
     "list_models",
-    "module_of",
+    "maker_of",
     "register_model",
 ]
 
@@ -100,15 +99,15 @@ def check_model_spec(spec: str | Mapping[str, Any] | Spec) -> list[str]:
         return list(error.problems)
 
 
-def module_of(spec: str) -> str | None:
-    """Return the name of the module that makes the net of a checked spec; None if that was handed over in Python."""
+def maker_of(spec: str) -> str | ModelFactory | None:
+    """Return what makes the net of a checked spec: a factory, or the name of a module, which is not imported.
+
+    None stands for one that was handed over in Python.
+    """
     name = Spec.parse(spec).name
     if name == "instance":
         return None
-    if ":" in name:
-        return _split_path(name)[0]
-    factory = MODELS[name]
-    return (factory.func if isinstance(factory, partial) else factory).__module__
+    return _split_path(name)[0] if ":" in name else MODELS[name]
 
 
 def check_model(model: nn.Module, *, name: str, num_classes: int, in_channels: int, image_size: int) -> None:

@@ -12,9 +12,10 @@ from typing import Any, Protocol, Self
 from pydantic import BaseModel, ConfigDict, field_validator, model_validator
 from torch import nn
 
-from undistill.code import check_code, code_of
+from undistill.code import check_code
 from undistill.errors import CheckpointError
-from undistill.models import check_model_spec, module_of
+from undistill.identity import source_of
+from undistill.models import check_model_spec, maker_of
 from undistill.models.checkpoints import checksum_of, import_checkpoint, load_weights
 from undistill.problems import checked_spec
 from undistill.registry import Spec
@@ -96,7 +97,7 @@ class Weights(BaseModel):
     @model_validator(mode="after")
     def _note_code(self) -> Self:
         if "code" not in self.model_fields_set:
-            object.__setattr__(self, "code", code_of([module_of(self.model)]))
+            object.__setattr__(self, "code", source_of([maker_of(self.model)]))
         return self
 
     @property
@@ -129,7 +130,7 @@ class Weights(BaseModel):
             CheckpointError: The file cannot be read, does not fit the model, or is another one than it was.
             RunError: The source of the model was changed.
         """
-        check_code(self.code)
+        check_code(self.code, source_of([maker_of(self.model)]))
         net = build(self.model)
         if self.checkpoint is not None:
             path = Path(self.checkpoint)
