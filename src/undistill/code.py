@@ -65,7 +65,8 @@ def check_code(noted: Iterable[str], now: Iterable[str], *, trains: bool = False
         if digest != after[module]:
             raise RunError(
                 f"the source of {module!r} is not what it was when the recipe was made (digest {digest}, now "
-                f"{after[module]}); restore it, or make the recipe anew: by its fields in place of its folder, and without 'code'"
+                f"{after[module]}); restore it, or make the recipe anew: by its fields in place of its folder, and "
+                "without 'code'"
             )
     if trains and (missing := sorted(after.keys() - before.keys())):
         raise RunError(
