@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from undistill.data import list_datasets, load_dataset
     from undistill.data.dataset import Dataset
     from undistill.defenses import list_defenses, list_output_defenses
+    from undistill.identity import named
     from undistill.methods import list_references
     from undistill.models import build_model, list_models
     from undistill.recipe import list_recipes
@@ -42,6 +43,7 @@ _HOMES = {
     "list_references": "undistill.methods",
     "list_studies": "undistill.studies.study",
     "load_dataset": "undistill.data",
+    "named": "undistill.identity",
     "report": "undistill.reporting.report",
     "reproduce": "undistill.api",
     "train": "undistill.api",
@@ -65,6 +67,7 @@ __all__ = [
     "list_references",
     "list_studies",
     "load_dataset",
+    "named",
     "report",
     "reproduce",
     "train",

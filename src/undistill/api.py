@@ -13,6 +13,7 @@ from torch import nn
 
 from undistill.data.dataset import Dataset
 from undistill.errors import RecipeError
+from undistill.identity import Named, digest_of
 from undistill.objective import Objective
 from undistill.recipe import Recipe, Source, Weights, load_recipe
 from undistill.run import Run
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
 
 __all__ = ["attack", "check_kind", "default_root", "defend", "reproduce", "train"]
 
-Net = str | nn.Module
+Net = str | nn.Module | Named
 
 
 def default_root() -> Path:
@@ -46,7 +47,8 @@ def train(
     Args:
         recipe: Name of a packaged recipe or path of a YAML file to start from.
         data: Data set spec, path, or a ``Dataset``.
-        model: Model spec, or a module, which is copied and trained from the weights that it has.
+        model: Model spec, or a module, which is copied and trained from the weights that it has. One whose content does
+            not tell what it computes is given as ``named(module, key=...)``, here and wherever a module is taken.
         method: ``"ce"`` (default) or ``"label_smoothing(smoothing=0.1)"``.
         runs: Folder of all runs; default ``default_root()``.
         progress: Show how training goes, and say so where a net collapses, on standard error.
@@ -68,7 +70,7 @@ def defend(
     data: str | Dataset | None = None,
     model: Net | None = None,
     method: str | Objective | None = None,
-    adversary: str | Run | Recipe | nn.Module | None = None,
+    adversary: str | Run | Recipe | nn.Module | Named | None = None,
     runs: str | Path | None = None,
     progress: bool = True,
     **fields: Any,
@@ -98,7 +100,7 @@ def defend(
 def attack(
     recipe: str | Path | None = None,
     *,
-    victim: str | Run | Recipe | nn.Module | None = None,
+    victim: str | Run | Recipe | nn.Module | Named | None = None,
     data: str | Dataset | None = None,
     model: Net | None = None,
     method: str | Objective | None = None,
@@ -208,7 +210,7 @@ def _carry_out(
     runs: str | Path | None,
     progress: bool,
     fields: dict[str, Any],
-    **sources: str | Run | Recipe | nn.Module | None,
+    **sources: str | Run | Recipe | nn.Module | Named | None,
 ) -> Run:
     instances: dict[str, Any] = {}
     given: dict[str, Any] = dict(fields)
@@ -248,15 +250,17 @@ def check_kind(recipe: Recipe, kind: str) -> None:
 
 
 def _spec(model: Net, instances: dict[str, Any]) -> str:
-    return model if isinstance(model, str) else _register(model, _weights_digest(model), instances)
+    if isinstance(model, str):
+        return model
+    return _register(model.module if isinstance(model, Named) else model, digest_of(model), instances)
 
 
-def _source(source: str | Run | Recipe | nn.Module, instances: dict[str, Any]) -> str | Source:
+def _source(source: str | Run | Recipe | nn.Module | Named, instances: dict[str, Any]) -> str | Source:
     if isinstance(source, Run):
         instances.update(source.instances)
         return source.recipe.model_copy(update={"folder": str(source.folder)})
-    if isinstance(source, nn.Module):
-        return Weights(model=_spec(source, instances), sha256=_weights_digest(source))
+    if isinstance(source, nn.Module | Named):
+        return Weights(model=_spec(source, instances), sha256=digest_of(source))
     return source
 
 
@@ -270,12 +274,3 @@ def _register(instance: object, digest: str, instances: dict[str, Any]) -> str:
 def _data_digest(data: Dataset) -> str:
     """Return a checksum of everything in a data set that a run depends on."""
     return sha256(repr((data.fingerprint, data.classes, data.mean, data.std, data.augment)).encode()).hexdigest()
-
-
-def _weights_digest(model: nn.Module) -> str:
-    """Return a checksum of a module's structure and weights."""
-    digest = sha256(repr(model).encode())
-    for key, value in model.state_dict().items():
-        digest.update(key.encode())
-        digest.update(value.detach().cpu().contiguous().numpy().tobytes())
-    return digest.hexdigest()

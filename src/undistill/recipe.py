@@ -2,21 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Set
+from collections.abc import Iterable, Iterator, Mapping, Set
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import chain
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
 import yaml
 from pydantic import BaseModel, Field, ValidationError, ValidationInfo, field_validator, model_validator
 
-from undistill.data import check_dataset_spec, parse_dataset_spec
+from undistill.data import DATASETS, DatasetFactory, check_dataset_spec, parse_dataset_spec
 from undistill.defenses import OutputDefense, build_output_defense
 from undistill.engine.config import SHARED_FIELDS, Training
 from undistill.errors import RecipeError, UnknownNameError, did_you_mean
+from undistill.identity import source_of
 from undistill.methods import build_method
-from undistill.models import check_model_spec
+from undistill.models import check_model_spec, maker_of
 from undistill.objective import Objective
 from undistill.problems import checked_spec, describe, several
 from undistill.registry import Spec
@@ -30,7 +32,7 @@ __all__ = ["Recipe", "Source", "Weights", "list_recipes", "load_recipe", "make_r
 _Loader: type[yaml.SafeLoader] = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 _PACKAGED = Path(__file__).parent / "recipes"
 # Fields that came later, with their defaults, which are no part of the hash: older runs keep their names.
-_LATER: dict[str, Any] = {"targets": [], "policy": None, "transfer": None, "labels": True, "queries": None}
+_LATER: dict[str, Any] = {"targets": [], "policy": None, "transfer": None, "labels": True, "queries": None, "code": []}
 _MEANS = ("transfer", "labels", "queries")
 _WORLD = ("data", "seed", "profile", "holdout", "selection", "device")
 
@@ -77,6 +79,9 @@ class Recipe(Training):
     )
     policy: str | None = Field(
         None, description="output defense on the victim's answers: rounding(digits=2), top_k(k=3); none by default"
+    )
+    code: tuple[Annotated[str, Field(pattern=r"^[^=]+=(\w{16}|unknown)$")], ...] = Field(
+        (), description="digests of the source of what is not part of undistill, as module:callable; noted by itself"
     )
     folder: str | None = Field(
         None, description="of the run, instead of one named after it in the folder of runs; not part of the hash"
@@ -210,6 +215,12 @@ class Recipe(Training):
             )
         return self
 
+    @model_validator(mode="after")
+    def _note_code(self) -> Self:
+        if "code" not in self.model_fields_set:
+            object.__setattr__(self, "code", self.code_now)
+        return self
+
     @cached_property
     def objective(self) -> Objective:
         """The configured method."""
@@ -241,6 +252,14 @@ class Recipe(Training):
         """Its ``adversary`` and its ``victim``, where these are recipes and nothing that is there already."""
         nets = {"adversary": self.adversary, "victim": self.victim}
         return {what: source for what, source in nets.items() if isinstance(source, Recipe)}
+
+    @property
+    def code_now(self) -> tuple[str, ...]:
+        """What ``code`` would be of the same recipe made now."""
+        sets = [spec for spec in (self.data, self.transfer, *self.targets) if spec is not None]
+        makers = chain.from_iterable(_data_makers(spec) for spec in sets)
+        policy = None if self.output_defense is None else type(self.output_defense)
+        return source_of([maker_of(self.model), type(self.objective), policy, *makers])
 
     @property
     def sources(self) -> tuple[Recipe, ...]:
@@ -332,7 +351,7 @@ def load_recipe(source: str | Path | None = None, overrides: Iterable[str] = (),
         fields, lines = _read(source)
     overrides, before = list(overrides), dict(fields)
     if overrides or values:
-        fields.pop("folder", None)  # another recipe is another run
+        _renew(fields)
     for override in overrides:
         key, value = read_override(override)
         path = tuple(key.split("."))
@@ -387,7 +406,7 @@ def _read(source: str | Path, seen: tuple[Path, ...] = ()) -> tuple[dict[str, An
     if not isinstance(fields, dict):
         raise RecipeError(f"{path}: expected fields such as 'data: cifar10', got {type(fields).__name__}")
     if run is not None:
-        fields["folder"] = str(run)
+        fields = {**_as_noted(fields), "folder": str(run)}
     lines = {where: f"{path.name}:{line}" for where, line in _marks(node)}
     base = fields.pop("recipe", None)
     if base is not None:
@@ -409,12 +428,25 @@ def _changed(base: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
     merged = {**base, **changes}
     _move_milestones(base, merged, {(key,) for key in changes})
     if changes:
-        merged.pop("folder", None)  # another recipe is another run
+        _renew(merged)
+        merged |= {"code": changes["code"]} if "code" in changes else {}
     for key in ("data", "model", "method", "policy"):
         change = changes.get(key)
         if isinstance(change, Mapping) and "name" not in change and base.get(key) is not None:
             merged[key] = {**_mapping(key, base[key]), **change}
     return merged
+
+
+def _renew(fields: dict[str, Any]) -> None:
+    """Make the fields of a run those of another recipe, which is another run, of the source as it is now."""
+    for key in ("folder", "code"):
+        fields.pop(key, None)
+
+
+def _as_noted(fields: dict[str, Any]) -> dict[str, Any]:
+    """Return the fields of a run on disk, with the source that it notes: older ones note none."""
+    nets = {key: _as_noted(fields[key]) for key in ("adversary", "victim") if isinstance(fields.get(key), dict)}
+    return {"code": [], **fields, **nets}
 
 
 def _move_milestones(before: Mapping[str, Any], after: dict[str, Any], given: Set[tuple[str, ...]]) -> None:
@@ -454,6 +486,8 @@ def _assign(fields: dict[str, Any], path: tuple[str, ...], value: Any) -> None:
             raise RecipeError(f"{'.'.join(path)}: {key!r} is {inner!r}, which has no fields; write {key}=value")
         fields[key] = dict(inner or {})
         fields = fields[key]
+        if key in {"victim", "adversary"}:
+            fields.pop("code", None)
     fields[path[-1]] = value
 
 
@@ -550,6 +584,15 @@ def _defaults(method: Objective) -> dict[str, Any]:
     return {"selection": "last"} if method.uses_targets else {}
 
 
+def _data_makers(spec: str) -> Iterator[DatasetFactory]:
+    if spec.startswith("instance("):
+        return
+    parsed = parse_dataset_spec(spec)
+    yield DATASETS[parsed.name]
+    if isinstance(of := parsed.kwargs.get("of"), str):  # made of another data set
+        yield from _data_makers(of)
+
+
 def _method_of(method: Any) -> Objective | None:
     if method is None or isinstance(method, Objective):
         return method
@@ -563,7 +606,8 @@ def _in_order(fields: dict[str, Any]) -> dict[str, Any]:
     """Put what a run is first, how it trains next, and the nets that it builds on last."""
     first: dict[str, Any] = {key: fields[key] for key in ("name", "data", "model", "method") if key in fields}
     nets: dict[str, Any] = {key: _in_order(fields[key]) for key in ("adversary", "victim") if key in fields}
-    return {**first, **{key: value for key, value in fields.items() if key not in nets}, **nets}
+    rest = {key: value for key, value in fields.items() if key not in nets and (key != "code" or value)}
+    return {**first, **rest, **nets}
 
 
 def _content(fields: Mapping[str, Any], drop: tuple[str, ...] = ()) -> dict[str, Any]:

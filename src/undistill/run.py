@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from copy import deepcopy
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -12,11 +11,13 @@ from typing import Any, Literal
 
 from torch import Tensor, nn
 
+from undistill.code import check_code
 from undistill.data import load_dataset
 from undistill.data.dataset import Dataset, Images
 from undistill.engine.callbacks import read_metrics
 from undistill.engine.synthetic import read_images
 from undistill.errors import CheckpointError, RunError
+from undistill.identity import copy_of
 from undistill.models import build_model
 from undistill.models.checkpoints import checksum_of, import_checkpoint, load_weights
 from undistill.recipe import Recipe, load_recipe
@@ -137,7 +138,9 @@ class Run:
 
         Raises:
             CheckpointError: The weights are not those that the run wrote.
+            RunError: The source that made the net was changed.
         """
+        check_code(self.recipe.code, self.recipe.code_now)
         data = self.dataset()
         model = build_net(self.recipe.model, data, None, self.instances)
         path = self.folder / WEIGHTS
@@ -178,7 +181,7 @@ def load_data(spec: str, instances: Mapping[str, Any]) -> Dataset:
 def build_net(spec: str, data: Dataset, seed: int | None, instances: Mapping[str, Any]) -> nn.Module:
     """Return the net of a spec for a data set, or a copy of the one that was handed over; see ``build_model``."""
     if spec in instances:
-        return deepcopy(instances[spec])  # type: ignore[no-any-return]
+        return copy_of(instances[spec])
     return build_model(
         _not_an_instance(spec),
         num_classes=data.num_classes,

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from undistill._version import __version__
+from undistill.code import check_code, check_imported
 from undistill.data.convert import check_domains
 from undistill.data.dataset import UNKNOWN, Dataset, Images
 from undistill.data.holdings import Holdings, hold, on_hand
@@ -82,7 +83,8 @@ class Workspace:
             DataError: The data set is missing or changed since the run.
             DivergenceError: The loss stopped being finite.
             InterruptedRunError: Ctrl-C.
-            RunError: The folder is in use, not writable or holds another recipe's run.
+            RunError: The folder is in use, not writable or holds another recipe's run; or source that the recipe names
+                was changed since it was made.
         """
         (outcome,) = self.run_together([recipe])
         if isinstance(outcome, Exception):
@@ -132,10 +134,13 @@ class Workspace:
         check_domains(data, targets)
         _check_policy(recipe, data)
         if run.finished:
+            check_code(recipe.code, recipe.code_now)
             _check_unchanged(run, data, targets, transfer)
             return run
         holdings = _holdings(recipe, data, transfer)
         model = build_net(recipe.model, data, recipe.seed, self.instances)
+        check_code(recipe.code, recipe.code_now, trains=True)
+        check_imported(recipe.code)
         shape = {"num_classes": data.num_classes, "in_channels": data.in_channels, "image_size": data.image_size}
         check_model(model, name=recipe.model, **shape)
         for what, source in recipe.nested.items():

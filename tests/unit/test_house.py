@@ -17,7 +17,8 @@ ROOT = Path(undistill.__file__).parent
 # From the ground up: a room imports from its own floor's line and from those before it, never from a later one.
 FLOORS = (
     ("_version", "errors"),
-    ("registry", "storage", "problems", "functional"),
+    ("registry", "storage", "problems", "functional", "code"),
+    ("identity",),
     ("data", "models"),
     ("victim",),
     ("objective",),

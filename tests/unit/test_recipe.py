@@ -42,6 +42,7 @@ OTHER: dict[str, Any] = {
     "seed": 1,
     "access": "labels",
     "profile": "fast",
+    "code": ["edit=0123456789abcdef"],
 }
 LABELS: dict[str, Any] = {
     "name": "mine",

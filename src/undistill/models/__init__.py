@@ -8,8 +8,6 @@ from __future__ import annotations
 
 import importlib
 import inspect
-import os
-import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
@@ -17,6 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from undistill.code import current_directory_importable, forget_changed
 from undistill.errors import RecipeError, ShapeError, UndistillError, did_you_mean
 from undistill.registry import Registry, Spec
 
@@ -27,6 +26,7 @@ __all__ = [
     "check_model",
     "check_model_spec",
     "list_models",
+    "maker_of",
     "register_model",
 ]
 
@@ -97,6 +97,17 @@ def check_model_spec(spec: str | Mapping[str, Any] | Spec) -> list[str]:
         return _argument_problems(spec, MODELS[spec.name])
     except RecipeError as error:
         return list(error.problems)
+
+
+def maker_of(spec: str) -> str | ModelFactory | None:
+    """Return what makes the net of a checked spec: a factory, or the name of a module, which is not imported.
+
+    None stands for one that was handed over in Python.
+    """
+    name = Spec.parse(spec).name
+    if name == "instance":
+        return None
+    return _split_path(name)[0] if ":" in name else MODELS[name]
 
 
 def check_model(model: nn.Module, *, name: str, num_classes: int, in_channels: int, image_size: int) -> None:
@@ -206,8 +217,9 @@ def _split_path(path: str) -> tuple[str, str]:
 def _import_factory(path: str) -> ModelFactory:
     """Import ``"module:callable"``."""
     module_name, name = _split_path(path)
+    forget_changed(module_name)
     try:
-        with _current_directory_importable():
+        with current_directory_importable():
             found: Any = importlib.import_module(module_name)
     except Exception as error:
         raise RecipeError(
@@ -239,18 +251,6 @@ def _builds_models(found: Callable[..., Any]) -> bool:
     except (TypeError, ValueError):
         return False
     return parameter is not None and parameter.kind in _BY_KEYWORD
-
-
-@contextmanager
-def _current_directory_importable() -> Iterator[None]:
-    """Look into the current directory last, so that a file there never hides an installed module."""
-    here = os.getcwd()
-    sys.path.append(here)
-    importlib.invalidate_caches()
-    try:
-        yield
-    finally:
-        sys.path.remove(here)
 
 
 def _one_line(error: Exception) -> str:

@@ -7,13 +7,15 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, Self
 
 from pydantic import BaseModel, ConfigDict, field_validator, model_validator
 from torch import nn
 
+from undistill.code import check_code
 from undistill.errors import CheckpointError
-from undistill.models import check_model_spec
+from undistill.identity import source_of
+from undistill.models import check_model_spec, maker_of
 from undistill.models.checkpoints import checksum_of, import_checkpoint, load_weights
 from undistill.problems import checked_spec
 from undistill.registry import Spec
@@ -66,7 +68,8 @@ class Weights(BaseModel):
     Attributes:
         model: Model spec that the weights fit.
         checkpoint: Path of a ``.safetensors`` or PyTorch file; not part of the hash.
-        sha256: Of the file or, for a module, of its weights; read from the file where it is not given.
+        sha256: Of the file, read from it where it is not given; of a module, its ``identity.digest_of``.
+        code: As of a recipe.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -74,6 +77,7 @@ class Weights(BaseModel):
     model: str
     checkpoint: str | None = None
     sha256: str
+    code: tuple[str, ...] = ()
 
     @model_validator(mode="before")
     @classmethod
@@ -90,10 +94,16 @@ class Weights(BaseModel):
     def _model(cls, value: Any) -> str:
         return checked_spec(value, Spec.parse, check_model_spec)
 
+    @model_validator(mode="after")
+    def _note_code(self) -> Self:
+        if "code" not in self.model_fields_set:
+            object.__setattr__(self, "code", source_of([maker_of(self.model)]))
+        return self
+
     @property
     def key(self) -> str:
         """What identifies them."""
-        return f"weights-{self.sha256}"
+        return "-".join(("weights", self.sha256, *self.code))
 
     @property
     def label(self) -> str:
@@ -118,7 +128,9 @@ class Weights(BaseModel):
 
         Raises:
             CheckpointError: The file cannot be read, does not fit the model, or is another one than it was.
+            RunError: The source of the model was changed.
         """
+        check_code(self.code, source_of([maker_of(self.model)]))
         net = build(self.model)
         if self.checkpoint is not None:
             path = Path(self.checkpoint)
