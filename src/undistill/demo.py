@@ -1,57 +1,47 @@
-"""The demo: make a nasty teacher of handwritten digits, steal from it, and look at what was stolen."""
+"""The demo: what a thief who has 20 handwritten digits gets out of a normal and of a nasty teacher, on one page."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
-from undistill.engine.device import single_thread
-from undistill.engine.job import Callback
-from undistill.errors import RecipeError
-from undistill.recipe import Recipe, load_recipe
+from undistill.errors import RunError
+from undistill.orchestrate.executors import make_executor
+from undistill.orchestrate.progress import Observer, make_observer
+from undistill.orchestrate.reproduce import carry_out, local_slots, runs_folder
+from undistill.orchestrate.request import Request
+from undistill.orchestrate.results import FinishedRuns
 from undistill.reporting.document import Document
 from undistill.reporting.report import make_document
-from undistill.workspace import Workspace
+from undistill.storage import locked
 
-__all__ = ["demo", "demo_recipes"]
-
-STUDENTS = ("mlp", "cnn")
+__all__ = ["demo"]
 
 
-def demo(out: Path, *, seeds: int = 1, watch: Callable[[Recipe], Callback | None] = lambda recipe: None) -> Document:
-    """Train the demo's nets and return its report.
+def demo(out: Path, *, seeds: int = 5, observe: Callable[[int], Observer] = make_observer) -> Document:
+    """Train the demo's nets, one a core at a time, and return its page: the picture first, and then the report.
 
     Args:
         out: Folder for the runs; runs that are there are not trained again.
         seeds: Repetitions, 1 or more.
-        watch: Called with every recipe before its run.
+        observe: Called with the number of runs that are missing; returns who watches them.
+
+    Raises:
+        RecipeError: ``seeds`` is out of range.
+        RunError: A run failed, or another process works in ``out``.
     """
-    if seeds < 1:
-        raise RecipeError(f"seeds: must be 1 or more, got {seeds}")
-    workspace = Workspace(out / "runs", device="cpu", watch=watch)
-    with single_thread():
-        runs = [workspace.run(recipe) for seed in range(seeds) for recipe in demo_recipes(seed)]
-        return make_document(runs)
-
-
-def demo_recipes(seed: int) -> Iterator[Recipe]:
-    """Yield what the demo runs for one seed, in an order in which every victim comes before its thieves.
-
-    A normal and a nasty teacher; each student alone, by the book from either teacher (at the temperature that the
-    nasty one was made for), and twice from the nasty one by a thief who adapts.
-    """
-    teacher = load_recipe("demo/teacher", seed=seed, name="normal-teacher")
-    nasty = load_recipe("demo/nasty_teacher", seed=seed, name="nasty-teacher")
-    yield teacher
-    yield nasty
-    by_the_book = "kd(temperature=10, alpha=0.9)"
-    thefts = (
-        ("kd-from-normal", teacher, by_the_book),
-        ("kd-from-nasty", nasty, by_the_book),
-        ("cool-kd-from-nasty", nasty, "kd(temperature=1, alpha=0.9)"),
-        ("hard-label-from-nasty", nasty, "hard_label"),
-    )
-    for student in STUDENTS:
-        yield load_recipe(f"demo/{student}", seed=seed, name=f"{student}-alone")
-        for name, victim, method in thefts:
-            yield load_recipe(f"demo/{student}", seed=seed, name=f"{student}-{name}", victim=victim, method=method)
+    request = Request("demo", seeds)
+    studies = request.load()
+    slots, _ = local_slots(None, "cpu", request.changes)
+    carrier = make_executor("local", runs=runs_folder(out), logs=out / "logs", jobs=slots, threads=1, device="cpu")
+    with locked(out, RunError(f"another demo runs in {out}; wait for it, or choose another folder with --out")):
+        workspace = FinishedRuns(runs_folder(out), device="cpu")
+        _, failures = carry_out(studies, workspace, carrier, observe)
+        if failures:
+            first = next(iter(failures.values()))
+            raise RunError(f"{len(failures)} of the demo's runs failed; the first: {first.reason} (log: {first.log})")
+        picture = studies[0].evaluate(workspace, failures, out / "cache")
+        found = [workspace.find(recipe) for recipe in studies[0].recipes]
+        report = make_document([run for run in found if run is not None])
+    opening = picture.model_copy(update={"header": "What a thief gets", "name": "theft"})
+    return Document(report.title, (opening, *report.parts), report.content)

@@ -448,7 +448,7 @@ def test_demo_hands_its_options_on(made: SimpleNamespace, tmp_path: Path, monkey
 
     calls: list[tuple[Path, int]] = []
 
-    def short_demo(out: Path, *, seeds: int = 1, watch: Callable[..., Any]) -> Document:
+    def short_demo(out: Path, *, seeds: int = 1, observe: Callable[..., Any]) -> Document:
         calls.append((out, seeds))
         assert undistill("train", *TINY, "--runs", out / "runs", "--quiet").code == 0
         return make_document(out)

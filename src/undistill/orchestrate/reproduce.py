@@ -24,7 +24,7 @@ from undistill.studies.changes import Changes
 from undistill.studies.study import Study
 from undistill.workspace import Workspace
 
-__all__ = ["Reproduction", "check_data", "local_slots", "plan_studies", "reproduce", "runs_folder"]
+__all__ = ["Reproduction", "carry_out", "check_data", "local_slots", "plan_studies", "reproduce", "runs_folder"]
 
 
 @dataclass(frozen=True)
@@ -114,7 +114,7 @@ def reproduce(
     busy = RunError(f"another study runs in {out}; wait for it, or choose another folder with --out")
     with locked(out, busy):
         workspace = FinishedRuns(runs_folder(out), device=device if here else None)
-        trained, failures = _carry_out(studies, workspace, carrier, observe)
+        trained, failures = carry_out(studies, workspace, carrier, observe)
         content = collect(request, studies, workspace, failures, out / "cache")
         folder = out / request.folder
         document = document_of(content)
@@ -127,10 +127,16 @@ def _plan(studies: Iterable[Study], workspace: Workspace) -> Plan:
     return Plan.of(recipe for study in studies for recipe in study.ask(workspace))
 
 
-def _carry_out(
+def carry_out(
     studies: Sequence[Study], workspace: Workspace, carrier: Executor, observe: Callable[[int], Observer]
 ) -> tuple[int, dict[str, Failure]]:
     """Run what studies want until they want nothing new.
+
+    Args:
+        studies: What to run.
+        workspace: Where the runs are.
+        carrier: Carries them out.
+        observe: As of ``reproduce``.
 
     Returns:
         How many runs were missing, and why some of them still are, by hash.
