@@ -178,12 +178,9 @@ def _measured(group: RunGroup, suffix: str) -> Iterator[Part]:
 
 def _thief_notes(group: RunGroup) -> Iterator[str]:
     if any(one.means.transfer is None for one in group.extractions):
-        yield (
-            "Where no other images are named, the thief's are the owner's training set itself: more than a thief "
-            "usually has."
-        )
+        yield "The owner's images are the training set itself: more than a thief usually has."
     if any(one.means.queries is None for one in group.extractions):
-        yield "Without a budget the victim is asked anew at every step, as in the paper; every question counts."
+        yield "Asked at every step: without a budget, as in the paper; every question counts."
     if any(measures.is_tautology(group, one) for one in group.extractions):
         yield (
             "Answers are the labels: the thief has the labels of these images and the victim names them, so this is "
@@ -202,7 +199,7 @@ def _charts(group: RunGroup) -> Iterator[Chart]:
     for student in group.students:
         alone = {means: of for (key, means), of in group.references.items() if key == student.key}
         ways = [
-            (f"alone, {method_label(method)}" + (f"; {means.label}" if len(alone) > 1 else ""), "alone", own)
+            (f"alone, {method_label(method)}" + (f", {told}" if (told := means.among(alone)) else ""), "alone", own)
             for means, of in alone.items()
             for method, own in of.items()
         ]

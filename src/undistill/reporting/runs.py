@@ -184,12 +184,25 @@ class Means:
 
     @property
     def label(self) -> str:
-        """In words: ``the owner's images, 100 labels, 1,000 queries``."""
+        """In words: ``the owner's images, all labels, 1,000 queries``."""
+        return ", ".join(self._words)
+
+    def shared(self, others: Iterable[Means]) -> list[str]:
+        """Return what of it is the same with all others, in words."""
+        return [word for word in self._words if all(word in other._words for other in others)]
+
+    def among(self, others: Iterable[Means]) -> str:
+        """Return what of it is not the same with all others, in words; empty if all is."""
+        shared = self.shared([*others])
+        return ", ".join(word for word in self._words if word not in shared)
+
+    @property
+    def _words(self) -> tuple[str, ...]:
         if self.transfer == "":
-            return "no image"
+            return ("no image",)
         images = "the owner's images" if self.transfer is None else f"images of {self.transfer}"
         labels = "all labels" if self.labels is True else f"{self.labels:,} labels" if self.labels else "no labels"
-        return ", ".join(filter(None, (images, labels, "" if self.queries is None else f"{self.queries:,} queries")))
+        return images, labels, "asked at every step" if self.queries is None else f"{self.queries:,} queries"
 
     @property
     def order(self) -> tuple[str, float, float]:
@@ -266,7 +279,7 @@ class RunGroup:
         class that the victim names has to beat the student on these classes.
         """
         found = self.references_of(student, extraction.means)
-        alone = {f"alone, {method_label(method)}": replicates for method, replicates in found.items()}
+        alone = {f"the student alone, {method_label(method)}": replicates for method, replicates in found.items()}
         if not extraction.soft or extraction.by[student.key].labelled:
             return alone
         named = {
@@ -496,23 +509,33 @@ def _extractions(attacks: Sequence[Replicates], teachers: Sequence[Teacher]) -> 
             where = recipe.victim.key, recipe.method, recipe.access, recipe.policy, Means.of(recipe)
             rows[where][_student_key(recipe)] = replicate
     order = {teacher.key: i for i, teacher in enumerate(teachers)}
-    accesses, all_means = {access for _, _, access, *_ in rows}, {means for *_, means in rows}
+    accesses = defaultdict[str, set[str]](set)
+    for _, spec, access, *_ in rows:
+        accesses[spec].add(access)
+    all_means = {means for *_, means in rows}
     specs = list(dict.fromkeys(spec for _, spec, *_ in rows))
-    told = distinguish([method_label(spec) for spec in specs], [build_method(spec).model_dump() for spec in specs])
-    labels = dict(zip(specs, told, strict=True))
+    named = distinguish([method_label(spec) for spec in specs], [build_method(spec).model_dump() for spec in specs])
+    labels = dict(zip(specs, named, strict=True))
     extractions = []
     for (victim, spec, access, policy, means), by in rows.items():
         method = build_method(spec)
         expected = _temperatures(teachers[order[victim]], teachers)
         textbook = method.textbook and (not expected or getattr(method, "temperature", None) in expected)
-        label = labels[spec] + (f", victim gives {access}" if len(accesses) > 1 else "")
+        label = _with(labels[spec], means.among(all_means))
+        label += f", victim gives {access}" if len(accesses[spec]) > 1 else ""
         label += "" if policy is None else f", behind {policy}"
-        label += f"; {means.label}" if len(all_means) > 1 else ""
         soft = method.access > Access.LABELS
         extractions.append(Extraction(victim, spec, label, means, soft, textbook, method.uses_labels, by))
     return tuple(
         sorted(extractions, key=lambda one: (order[one.teacher], one.means.order, not one.textbook, one.label))
     )
+
+
+def _with(label: str, told: str) -> str:
+    """Return a method's label with more in its brackets."""
+    if not told:
+        return label
+    return f"{label[:-1]}; {told})" if label.endswith(")") else f"{label} ({told})"
 
 
 def _temperatures(teacher: Teacher, teachers: Sequence[Teacher]) -> set[float]:

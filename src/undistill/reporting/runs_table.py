@@ -11,7 +11,7 @@ from undistill.reporting.measures import is_tautology
 from undistill.reporting.parts import Grid, GridRow
 from undistill.reporting.runs import Extraction, Replicates, RunGroup, Student, Teacher
 from undistill.reporting.verdict import COLLAPSE_WARNING, collapse_share
-from undistill.reporting.wording import difference, method_label, model_label, value
+from undistill.reporting.wording import difference, join, method_label, model_label, value
 
 __all__ = ["COLLAPSED", "ENDS_LOWER", "Cell", "Row", "Table", "make_table"]
 
@@ -151,7 +151,7 @@ def _references(study: RunGroup) -> Iterator[Row]:
                 for found in of
             )
             label = "Student baseline" if method == "ce" else f"Student alone, {method_label(method)}"
-            label += f"; {means.label}" if len(known) > 1 else ""
+            label += f", {told}" if (told := means.among(known)) else ""
             yield Row("", "", label, None, tuple(cells), 1, "reference")
 
 
@@ -193,11 +193,16 @@ def _caption(study: RunGroup) -> str:
 
 def _notes(study: RunGroup, table: Table, sizes: set[int]) -> Iterator[str]:
     named = list(_named_cells(table))
+    means = {one.means for one in study.extractions}
+    if means:
+        shared = means.pop().shared(means)
+        if shared:
+            yield f"What a thief has, where a row does not say otherwise: {join(shared)}."
     if any(cell.difference is not None for _, cell in named):
         yield (
-            "In brackets, in points, with its 95 % interval: for a student the difference to the same student alone on "
-            "the same images and labels or, without labels, on the classes that the victim names; for a defended "
-            "teacher that to its normal twin. Over common seeds; of one seed over the test images, which tells two "
+            "In brackets, in points, with its 95 % interval: for a student the difference to the same student alone "
+            "with the same labels or, without any, on the classes that the victim names; for a defended teacher that "
+            "to its normal twin. Over common seeds; of one seed over the test images, which tells two "
             "nets apart and not two ways of training."
         )
     if any(is_tautology(study, one) for one in study.extractions):

@@ -31,7 +31,7 @@ def judge(study: RunGroup) -> tuple[Finding, ...]:
 def ladders(study: RunGroup) -> Iterator[Ladder]:
     """Yield what each student ends at with the same means: alone, after the normal teacher, and after each defended."""
     defended = [teacher for teacher in study.teachers if teacher.defended]
-    several = len({one.means for one in study.extractions}) > 1
+    everything = {one.means for one in study.extractions}
     for teacher in defended or study.teachers[:1]:
         twin = teacher.twin if teacher.defended else teacher.key
         thefts = study.extractions_from(teacher.key) if teacher.defended else []
@@ -48,7 +48,7 @@ def ladders(study: RunGroup) -> Iterator[Ladder]:
                 for of, extractions in ways.items():
                     best = _best_mean(one.by.get(student.key) for one in extractions if one.means == means)
                     dots += [] if best is None else [_dot(of, best.accuracy)]
-                told = student.name, teacher.name * (len(defended) > 1), means.label * several
+                told = student.name, teacher.name * (len(defended) > 1), means.among(everything)
                 yield Ladder(label=", ".join(filter(None, told)), dots=tuple(dots))
 
 
@@ -130,6 +130,7 @@ def _judge(study: RunGroup, teacher: Teacher) -> Finding:
     items = [("Leak", _leak(extractions, leak)), ("Clone", _clone(study, extractions))] if extractions else []
     if teacher.defended:
         textbook = [one for one in extractions if one.textbook]
+        textbook = [one for one in textbook if one.means == textbook[-1].means]  # those who have most
         items += [("The textbook thief", _textbook(study, textbook))] if textbook else []
         items.append(("Price", _price(study, teacher)))
     elif teacher.replicates is not None:
@@ -159,11 +160,8 @@ def _leak(extractions: Sequence[Extraction], leak: Leak | None) -> str:
             "label_smoothing (without labels: attack with hard_label) on the same transfer, labels and queries."
         )
     best, found = leak.best, leak.best.difference
-    who = (
-        f"the best of {leak.thieves} thieves, {best.candidate} with {leak.student.name},"
-        if leak.thieves > 1
-        else (f"the only thief tried, {best.candidate} with {leak.student.name},")
-    )
+    chosen = f"the best of {leak.thieves} thieves" if leak.thieves > 1 else "the only thief tried"
+    who = f"{chosen}, {leak.student.name} by {best.candidate},"
     sure = _sure(found)
     if best.verdict == "leak":
         text = f"Soft answers gave {who} {gap(found)} beyond {best.reference}, on the same images {sure}."
@@ -203,10 +201,9 @@ def _clone(study: RunGroup, extractions: Sequence[Extraction]) -> str:
     if not tried:
         return "Not measured: these runs were made before fidelity was."
     one, student, runs, fidelity = max(tried, key=lambda each: each[3].mean)
-    asked = ordinary(runs.measure("queries"))
     text = (
-        f"From top-1 answers alone, {one.label} with {student.name} names the victim's class for "
-        f"{_percent(fidelity)} of the test images, after {asked} queries ({seeds(fidelity.n)})."
+        f"From top-1 answers alone, {student.name} by {one.label} names the victim's class for {_percent(fidelity)} of "
+        f"the test images, after {ordinary(runs.measure('queries'))} queries ({seeds(fidelity.n)})."
     )
     budgets = {q.mean for *_, each, _ in tried if (q := each.measure("queries")) is not None}
     if len(budgets) < 2:
@@ -238,7 +235,7 @@ def _textbook(study: RunGroup, extractions: list[Extraction]) -> str:
             found = runs.beyond(alone) if alone is not None else None
             told = "" if found is None else f", {gap(found)} from the same student alone"
             told += "" if found is None or found.decided else " (not decided)"
-            ends.append(f"{one.label} with {student.name} ends at {_percent(runs.accuracy)}{told}")
+            ends.append(f"{student.name} by {one.label} ends at {_percent(runs.accuracy)}{told}")
             if runs.collapsed:
                 collapses.append(f"{student.name} answers {collapse_share(runs)}")
     text = f"distills at the defense's own temperature: {'; '.join(ends)}."
