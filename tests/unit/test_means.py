@@ -12,8 +12,9 @@ from torch import Tensor, nn
 import undistill
 from played import played
 from undistill import functional as F
+from undistill.attacks.htc import HTC
 from undistill.attacks.kd import KD
-from undistill.data import load_dataset
+from undistill.data import DATASETS, load_dataset
 from undistill.data.dataset import UNKNOWN, Dataset, Images
 from undistill.data.holdings import hold, on_hand
 from undistill.data.loader import Batch, Loader
@@ -311,3 +312,57 @@ def test_thieves_with_the_same_means_end_alone_as_together(teacher: Run, tmp_pat
         assert one.result["weights_sha256"] == other.result["weights_sha256"]
     with pytest.raises(RecipeError, match="same batches"):
         Workspace(tmp_path).run_together([recipes[0], load_recipe(**{**base, "queries": 91}, method="hard_label")])
+
+
+# --- images that others do not have ---
+
+
+def test_the_rest_is_what_a_subset_leaves_out(digits: Dataset) -> None:
+    owned, left = load_dataset("digits(subset=1000)").train, load_dataset("rest(of='digits(subset=1000)')").train
+    rows = [sorted(x.numpy().tobytes() for x in images.x) for images in (owned, left, digits.train)]
+    assert sorted(rows[0] + rows[1]) == rows[2]
+    assert len(load_dataset("rest(of='digits(subset=1000)', subset=20)").train) == 20
+    with pytest.raises(RecipeError, match="leaves nothing out"):
+        load_dataset("rest(of='digits')")
+
+
+def test_a_collage_is_of_two_images_on_the_two_sides_of_a_cut() -> None:
+    """Of two flat images, each made one shows both levels, split by one straight line, but for what a turn cuts off."""
+    flat = torch.stack([torch.full((1, 8, 8), level, dtype=torch.uint8) for level in (90, 200)])
+    images = Images(flat, torch.tensor([0, 1]))
+    source = Dataset("flat", images, images, ("a", "b"), (0.5,), (0.5,))
+    DATASETS.register("flat_for_a_test")(lambda: source)
+    made = load_dataset("collage(of='flat_for_a_test', count=300)")
+    assert torch.equal(made.train.x[:2], flat)
+    assert made.train.y.tolist() == [0, 1] + [UNKNOWN] * 300
+    assert torch.equal(made.train.x, load_dataset("collage(count=300, of='flat_for_a_test')").train.x)
+    assert not torch.equal(made.train.x, load_dataset("collage(of='flat_for_a_test', count=300, seed=1)").train.x)
+    inner = made.train.x[2:, 0, 3:5, 3:5].reshape(300, 4)  # the middle is turned out of sight in none
+    kinds = {len(set(pixels.tolist())) for pixels in inner}
+    assert set(inner.flatten().tolist()) == {90, 200}
+    assert kinds == {1, 2}
+    with pytest.raises(RecipeError, match="whole number"):
+        load_dataset("collage(of='digits', count=-1)")
+
+
+def test_who_has_few_labels_asks_about_those_first_and_a_reference_has_only_these(teacher: Run) -> None:
+    spec = "collage(count=80, of=\"rest(of='digits(subset=1000)', subset=20)\")"
+    data = load_dataset(spec)
+    thief, alone = (hold(data.train, labels=20, queries=q, asks=a) for q, a in ((50, True), (None, False)))
+    assert len(thief.images) == 50
+    assert thief.labels == alone.labels == len(alone.images) == 20
+    assert thief.epoch == alone.epoch == 100
+    assert hold(data.train, labels=True, queries=50, asks=True).labels == 20
+    with pytest.raises(RecipeError, match="needs the label of every image"):
+        steal(teacher, method="finetune", access="gradients", transfer=spec)
+
+
+def test_htc_is_its_formula() -> None:
+    x, y = torch.rand(6, 1, 8, 8), torch.arange(6)
+    net, victim = nn.Sequential(nn.Flatten(), nn.Linear(64, 10)).requires_grad_(False), Counting().requires_grad_(False)
+    nets = Nets(net, victim=Victim(victim, access=Access.PROBS))
+    loss = HTC(temperature=5.0, alpha=0.8, multiplier=3.0).step(Batch(x, y, y), nets).loss
+    p = (victim.net(x.flatten(1)).double().softmax(1).log() / 5).softmax(1)
+    q = net(x).double().log_softmax(1)
+    expected = 0.8 * 3 * (p * (p.log() - q)).sum(1).mean() - 0.2 * q[range(6), y].mean()
+    assert float(loss) == pytest.approx(float(expected), rel=1e-5)

@@ -144,7 +144,7 @@ def check_budgets(budgets: Sequence[int]) -> tuple[int, ...]:
 
 _SOFT: dict[str, Any] = {"labels": False, "access": "probs"}
 _NAMED: dict[str, Any] = {"labels": False, "access": "labels"}
-_OTHER_EPOCHS = 14  # of USPS, whose set is that much smaller than MNIST: the same number of steps
+_OTHER_EPOCHS = 7  # of USPS, whose set is that much smaller than MNIST: the same number of steps
 _WAYS: dict[str, tuple[str, dict[str, Any]]] = {
     "soft": ("soft answers, τ=1", {**_SOFT, "method": "kd(temperature=1, alpha=1)"}),
     "softer": ("soft answers, τ=4", {**_SOFT, "method": "kd(temperature=4, alpha=1)"}),
