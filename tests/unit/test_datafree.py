@@ -411,7 +411,7 @@ def test_the_generator_of_dafl_minimises_each_term(taught: tuple[Dataset, nn.Mod
 def test_the_generator_of_dfme_follows_the_students_milestones(monkeypatch: pytest.MonkeyPatch) -> None:
     """Against torch's own schedule, stepped by the epoch as the authors' code does for both optimizers."""
     found = []
-    monkeypatch.setattr(Extraction, "update", lambda self, loss: found.append(self.optimizer.param_groups[0]["lr"]))
+    monkeypatch.setattr(Extraction, "update", lambda self, _: found.append(self.optimizer.param_groups[0]["lr"]))
     method = smoke("dfme", steps=2, student_steps=1, generator_lr=1e-4)
     steal(method, load_dataset(DATA), epochs=6, lr=0.1, milestones=(1, 3, 5), gamma=0.3)
     optimizer = torch.optim.Adam([torch.zeros(1)], lr=1e-4)
@@ -421,6 +421,9 @@ def test_the_generator_of_dfme_follows_the_students_milestones(monkeypatch: pyte
         optimizer.step()
         schedule.step()
     assert found == pytest.approx(expected, rel=1e-9)
+    found.clear()
+    steal(smoke("dfme", generator_lr=1e-4, paced=False), load_dataset(DATA), milestones=(1,), gamma=0.3)
+    assert set(found) == {1e-4}
 
 
 def test_dfme_asks_about_what_tanh_leaves(monkeypatch: pytest.MonkeyPatch) -> None:

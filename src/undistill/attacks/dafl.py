@@ -15,8 +15,6 @@ from undistill.models.generator import Generator
 
 __all__ = ["DAFL"]
 
-_EPSILON = 0.8  # the authors' second argument of BatchNorm2d, which is ε
-
 
 @register_attack("dafl")
 class DAFL(DataFreeAttack):
@@ -32,8 +30,9 @@ class DAFL(DataFreeAttack):
     protocol is the recipe's: the authors train it for 2000 epochs of 120 batches of 1024.
 
     Paper vs code: the paper averages over samples where the code averages over features too, and the code's logarithm
-    is decimal; the weights fit the code. The generator's BatchNorm layers after convolutions have ε = 0.8 in the code,
-    and here. The code's student keeps the epoch that is best on the test set (``selection=paper``).
+    is decimal; the weights fit the code. The code hands 0.8 to the BatchNorm layers after the generator's convolutions,
+    where their ε goes; so it is here. The code's student keeps the epoch that is best on the test set
+    (``selection=paper``).
     """
 
     access = Access.GRADIENTS
@@ -45,6 +44,7 @@ class DAFL(DataFreeAttack):
     activation: float = Field(0.01, ge=0, description="weight of the activation term: features are to be large")
     latent: int = Field(1000, ge=1, strict=True, description="entries of a noise vector")
     channels: int = Field(128, ge=1, strict=True, description="of the generator's first convolution")
+    epsilon: float = Field(0.8, gt=0, description="ε of the generator's BatchNorm layers after convolutions")
     generator_lr: float = Field(0.02, gt=0, description="learning rate of the generator (Adam)")
     generator_decay: float = Field(
         1.0, gt=0, le=1, description="factor on generator_lr after every epoch; the authors have none"
@@ -54,7 +54,7 @@ class DAFL(DataFreeAttack):
         """Return the generator."""
         last = nn.Sequential(nn.Tanh(), nn.BatchNorm2d(frame.in_channels, affine=False))
         generator = Generator(
-            self.latent, frame.in_channels, frame.image_size, self.channels, last=last, epsilon=_EPSILON
+            self.latent, frame.in_channels, frame.image_size, self.channels, last=last, epsilon=self.epsilon
         )
         return Generating(generator, frame, device, lr=self.generator_lr)
 

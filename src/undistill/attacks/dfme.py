@@ -31,15 +31,16 @@ class DFME(DataFreeAttack):
     B · (``student_steps`` + ``directions`` + 1) queries.
 
     The generator ends in a BatchNorm without parameters and tanh, so normalized images lie in -1..1; directions and
-    gradients are of what goes into tanh. Its learning rate follows the schedule of the student's.
+    gradients are of what goes into tanh. Its learning rate follows the schedule of the student's, as both have the same
+    in the authors' code.
 
     Defaults are those of the authors' command for CIFAR-10 (``train.py --grad_m 1 --query_budget 20 --lr_G 1e-4
     --loss l1``, with batches of 256 and epochs of 50 rounds). The student's protocol is the recipe's: SGD at 0.1 with
     momentum 0.9 and decay 5e-4, both rates times 0.3 after 10, 30 and 50 % of the epochs.
 
-    Paper vs code: the paper sums over classes where the code takes the mean, and divides the generator's gradient by
-    the number of classes once more, which Adam does not see. The code's logarithms are of the victim's own softmax,
-    here of the probabilities that it gives. The code keeps the student that is best on the test set
+    Paper vs code: the paper sums over classes where the code takes the mean, as here; the code divides the generator's
+    gradient by the number of classes once more, which Adam does not see. The code's logarithms are of the victim's own
+    softmax, here of the probabilities that it gives. The code keeps the student that is best on the test set
     (``selection=paper``). The memory is not the authors': they stop when the budget does not pay a whole round.
     """
 
@@ -53,6 +54,7 @@ class DFME(DataFreeAttack):
     directions: int = Field(1, ge=1, strict=True, description="random directions of one gradient estimate")
     epsilon: float = Field(1e-3, gt=0, description="length of a forward difference")
     generator_lr: float = Field(1e-4, gt=0, description="learning rate of the generator (Adam) at the recipe's lr")
+    paced: bool = Field(True, description="the generator's learning rate follows the student's schedule")
     latent: int = Field(256, ge=1, strict=True, description="entries of a noise vector")
     channels: int = Field(128, ge=1, strict=True, description="of the generator's first convolution")
     memory: int = Field(1024, ge=1, strict=True, description="answered images that are remembered")
@@ -107,15 +109,16 @@ class Extraction(Generating):
         last = nn.BatchNorm2d(frame.in_channels, affine=False)
         generator = Generator(attack.latent, frame.in_channels, frame.image_size, attack.channels, last=last)
         super().__init__(generator, frame, device, lr=attack.generator_lr)
-        self._lr = attack.generator_lr
+        self._lr, self._paced = attack.generator_lr, attack.paced
         self.asked = self.rounds = 0
         self._most = attack.memory
         self._x = torch.empty(0, frame.in_channels, frame.image_size, frame.image_size, device=device)
         self._answers = torch.empty(0, frame.num_classes, device=device)
 
     def pace(self, share: float) -> None:
-        """Have the generator's learning rate follow the student's: the authors' code has one schedule for both."""
-        self.optimizer.param_groups[0]["lr"] = self._lr * share
+        """Have the generator's learning rate follow the student's."""
+        if self._paced:
+            self.optimizer.param_groups[0]["lr"] = self._lr * share
 
     def ask(self, victim: Victim, x: Tensor) -> Tensor:
         """Return the victim's centered log-probabilities (B, K)."""
