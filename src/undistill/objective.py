@@ -77,6 +77,12 @@ class Companion(ABC):
     def load_state_dict(self, state: dict[str, Tensor]) -> None:
         """Take over what ``state_dict`` returned, from the CPU."""
 
+    def pace(self, share: float) -> None:  # noqa: B027 - not all follow
+        """Learn, before every step, the net's learning rate as a share of the recipe's ``lr``; by default, ignore it.
+
+        A method whose own optimizer is to follow the schedule multiplies its rate by it.
+        """
+
     def gallery(self) -> Images | None:
         """Return some of the images that it made, with the victim's labels; None if it makes none."""
         return None

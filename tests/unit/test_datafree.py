@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import signal
+from copy import deepcopy
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,8 @@ from torch import Tensor, nn
 
 from undistill.attacks import ATTACKS
 from undistill.attacks.deep_inversion import DeepInversion
-from undistill.attacks.dfme import DFME
+from undistill.attacks.dfme import DFME, Extraction
+from undistill.attacks.fast_datafree import Bank, FastDataFree, moved
 from undistill.attacks.generating import to_pixels
 from undistill.data import load_dataset
 from undistill.data.dataset import Dataset, Frame, Images
@@ -40,7 +42,7 @@ from undistill.run import Run
 from undistill.studies.changes import Changes
 from undistill.studies.inversion import InversionStudy
 from undistill.studies.tables import TableStudy
-from undistill.victim import Access, Victim
+from undistill.victim import Access, BatchStatistics, Victim, WhiteBox
 from undistill.workspace import Workspace
 
 DATA = "digits(subset=60, test_subset=30)"
@@ -131,7 +133,7 @@ def test_queries_of_dafl() -> None:
 
 def test_queries_of_fast_datafree() -> None:
     method = smoke("fast_datafree", steps=3, warm_up=2, draw_steps=4)
-    drawn = 2 + 1  # batches: two before the first epoch, one before the second
+    drawn = 2 + 1 + 1  # batches: two ahead, and one before each of the two epochs
     assert steal(method, load_dataset(DATA))[1].queries == 10 * (4 * drawn + 2 * 3)
 
 
@@ -200,7 +202,9 @@ class InterruptAt:
 @pytest.mark.parametrize("name", [name for name in ATTACKERS if ATTACKS[name].images == "none"])
 @pytest.mark.parametrize("at", [2, 6])
 def test_resume_in_the_middle_of_an_epoch(name: str, at: int, tmp_path: Path) -> None:
-    wanted = recipe(name)  # 4 steps an epoch
+    changes = {"batch_norm": 1.0} if name == "fast_datafree" else {}  # so that it keeps statistics
+    method = smoke(name, **changes).spec
+    wanted = recipe(name, method=method, schedule="one_cycle")  # 4 steps an epoch, each at a rate of its own
     whole = Workspace(tmp_path / "whole").run(wanted)
     with pytest.raises(InterruptedRunError, match=f"step {at % 4} of 4"):
         Workspace(tmp_path / "broken", watch=lambda r: InterruptAt(at) if r == wanted else None).run(wanted)
@@ -279,7 +283,7 @@ def test_images_are_kept(name: str, tmp_path: Path) -> None:
     images = run.images()
     assert images is not None
     assert images.x.shape[1:] == (1, 8, 8)
-    assert len(images) == {"deep_inversion": 60, "fast_datafree": 40}.get(name, 20)
+    assert len(images) == {"deep_inversion": 60}.get(name, 20)
     assert int(images.y.max()) < 10
     assert len(torch.unique(images.x)) > 20  # pictures, of whatever
     teacher = Workspace(tmp_path).run(recipe(name).victim)  # type: ignore[arg-type]
@@ -379,7 +383,11 @@ class Records:
     ("spec", "epochs", "least"),
     [
         ("deep_inversion(count=150, batch=150, iterations=80, batch_norm=1, jitter=0, flip=False)", 20, 60),
-        ("fast_datafree(steps=15, warm_up=10, batch_norm=1, temperature=4, latent=32, channels=32)", 12, 40),
+        (
+            "fast_datafree(steps=15, warm_up=10, batch_norm=1, temperature=4, channels=32, padding=0, flip=False)",
+            12,
+            40,
+        ),
     ],
 )
 def test_a_student_learns_without_data(taught: tuple[Dataset, nn.Module], spec: str, epochs: int, least: float) -> None:
@@ -403,9 +411,208 @@ def test_the_generator_of_dafl_minimises_each_term(taught: tuple[Dataset, nn.Mod
     assert last < first - 0.02 * abs(first)
 
 
+def test_the_generator_of_dfme_follows_the_students_milestones(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Against torch's own schedule, stepped by the epoch as the authors' code does for both optimizers."""
+    found = []
+    monkeypatch.setattr(Extraction, "update", lambda self, _: found.append(self.optimizer.param_groups[0]["lr"]))
+    method = smoke("dfme", steps=2, student_steps=1, generator_lr=1e-4)
+    steal(method, load_dataset(DATA), epochs=6, lr=0.1, milestones=(1, 3, 5), gamma=0.3)
+    optimizer = torch.optim.Adam([torch.zeros(1)], lr=1e-4)
+    schedule, expected = torch.optim.lr_scheduler.MultiStepLR(optimizer, [1, 3, 5], 0.3), []
+    for _ in range(6):
+        expected += 2 * schedule.get_last_lr()
+        optimizer.step()
+        schedule.step()
+    assert found == pytest.approx(expected, rel=1e-9)
+    found.clear()
+    steal(smoke("dfme", generator_lr=1e-4, paced=False), load_dataset(DATA), milestones=(1,), gamma=0.3)
+    assert set(found) == {1e-4}
+
+
+def test_dfme_asks_about_what_tanh_leaves(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked, ask = [], Victim.probs
+
+    def watched(victim: Victim, x: Tensor) -> Tensor:
+        asked.append(x)
+        return ask(victim, x)
+
+    monkeypatch.setattr(Victim, "probs", watched)
+    steal(smoke("dfme"), load_dataset(DATA))
+    assert max(float(x.abs().max()) for x in asked) <= 1
+    assert all(float(x.std()) > 0.3 for x in asked)  # of a normal variable's tanh it is 0.63
+
+
 def test_the_generators_rate_decays_by_the_epoch() -> None:
     method = smoke("dafl", steps=3, generator_lr=0.5, generator_decay=0.5)
     assert [method._generator_lr(n) for n in (0, 2, 3, 6)] == [0.5, 0.5, 0.25, 0.125]  # type: ignore[attr-defined]
+
+
+# --- fast_datafree ----------------------------------------------------------------------------------------------------
+
+STILL = {"padding": 0, "flip": False, "adversarial": 0.0, "reset_after": 0}
+
+
+def fast(**changes: Any) -> FastDataFree:
+    method = smoke("fast_datafree", **{"batch_norm": 1.0, "warm_up": 3, **changes})
+    assert isinstance(method, FastDataFree)
+    return method
+
+
+def bank_of(method: FastDataFree, data: Dataset, batches: int) -> Bank:
+    """Return the bank of an attack that has drawn so many batches of 10."""
+    torch.manual_seed(0)
+    student, victim = net(data, 1), Victim(net(data, 3), access=Access.GRADIENTS)
+    bank = method.companion(Nets(student, victim=victim), Frame.of(data), CPU)
+    for _ in range(batches):
+        method._draw(victim, student, bank, 10)
+    return bank
+
+
+def test_the_common_generator_takes_one_step_down_the_sum_of_the_copys_gradients() -> None:
+    data = load_dataset(DATA)
+    method = fast(draw_steps=3, batch_norm=0.0, one_hot=0.7, generator_lr=0.002, latent_lr=0.01, **STILL)
+    before, after = (bank_of(method, data, batches).generator for batches in (0, 1))
+    torch.manual_seed(0)
+    net(data, 1)  # has its own seed
+    bank = method.companion(Nets(net(data, 1)), Frame.of(data), CPU)
+    copy, victim = deepcopy(bank.generator), net(data, 3).eval()
+    z, y = torch.randn(10, 8).requires_grad_(), torch.randint(10, (10,))
+    inner = torch.optim.Adam([*copy.parameters()], lr=0.002, betas=(0.5, 0.999))
+    noise = torch.optim.Adam([z], lr=0.01, betas=(0.5, 0.999))
+    total = [torch.zeros_like(p) for p in copy.parameters()]
+    for _ in range(3):
+        inner.zero_grad()
+        noise.zero_grad()
+        x = (copy(z) - torch.tensor(data.mean)[:, None, None]) / torch.tensor(data.std)[:, None, None]
+        (0.7 * nn.functional.cross_entropy(victim(x), y)).backward()  # type: ignore[no-untyped-call]
+        total = [g + p.grad for g, p in zip(total, copy.parameters(), strict=True) if p.grad is not None]
+        inner.step()
+        noise.step()
+    for (name, start), end, g in zip(before.named_parameters(), after.parameters(), total, strict=True):
+        if name in ("conv1.bias", "conv2.bias"):  # before a BatchNorm: the gradient is nothing but rounding
+            continue
+        expected = start - 3 * 0.002 * g / (g.abs() + 1e-8)  # Adam's first step, whatever its betas
+        torch.testing.assert_close(end, expected, rtol=0, atol=2e-4)
+
+
+def test_statistics_are_running_means_over_batches(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen, open_ = [], Victim.white_box
+
+    def watched(victim: Victim, x: Tensor, *, statistics: bool = False) -> WhiteBox:
+        opened = open_(victim, x, statistics=statistics)
+        seen.append([value.detach() for layer in opened.statistics for value in (layer.mean, layer.var)])
+        return opened
+
+    monkeypatch.setattr(Victim, "white_box", watched)
+    flow = bank_of(fast(draw_steps=2, momentum=0.9, **STILL), load_dataset(DATA), 3).flow
+    first, second, third = seen[1::2]  # of the last step of each batch
+    assert len(flow) == 2 * 4
+    for found, a, b, c in zip(flow, first, second, third, strict=True):
+        torch.testing.assert_close(found, 0.81 * a + 0.09 * b + 0.1 * c)
+
+
+def test_the_statistics_of_earlier_batches_count_in_the_loss() -> None:
+    method = fast(momentum=0.75, one_hot=0.0, batch_norm=2.0)
+    layer = BatchStatistics(*(torch.tensor([float(v)]) for v in (1, 2, 10, 20)))
+    opened = WhiteBox(torch.zeros(1, 10), torch.zeros(1, 1), (layer,))
+    followed = method._followed(opened, [torch.tensor([5.0]), torch.tensor([6.0])])
+    assert [float(value) for value in followed] == [0.75 * 5 + 0.25 * 1, 0.75 * 6 + 0.25 * 2]
+    assert float(method._loss(opened, followed, torch.tensor([0]), None)) == 2 * ((10 - 4) + (20 - 5))
+
+
+def test_the_adversarial_term_starts_with_the_last_batch_of_the_warm_up() -> None:
+    data, asked = load_dataset(DATA), []
+    student = net(data, 1)
+    student.register_forward_hook(lambda module, *_: asked.append(module.training))
+    victim = Victim(net(data, 3), access=Access.GRADIENTS)
+    config = Training(epochs=1, batch_size=10, lr=0.05, holdout=0, selection="last")
+    method = fast(steps=4, warm_up=3, draw_steps=5, adversarial=1.0)
+    fit(Job(method, Nets(student, victim=victim), config), data, device=CPU)
+    learned = asked.index(True)
+    assert asked[:learned] == 2 * 5 * [False]  # batches 3 and 4, then the first epoch
+    assert asked[learned : learned + 4] == 4 * [True]
+
+
+def test_the_generators_start_is_made_anew_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    at: list[int] = []
+    monkeypatch.setattr(Bank, "reset", lambda bank: at.append(bank.updates + 1))
+    bank_of(fast(warm_up=3, reset_after=2), load_dataset(DATA), 8)
+    bank_of(fast(warm_up=3, reset_after=0), load_dataset(DATA), 8)
+    assert at == [3 + 2]
+    monkeypatch.undo()
+    bank = bank_of(fast(latent=64, channels=32), load_dataset(DATA), 1)
+    before = deepcopy(bank.generator.state_dict())
+    bank.reset()
+    after = bank.generator.state_dict()
+    changed = {key for key, value in after.items() if not torch.equal(value, before[key])}
+    assert changed == {f"{layer}.{part}" for layer in ("linear", "bn0") for part in ("weight", "bias")}
+    assert float(after["linear.weight"].std()) == pytest.approx(0.02, rel=0.05)
+    assert float(after["bn0.weight"].abs().max()) < 0.1
+    assert not after["linear.bias"].any()
+
+
+def test_every_image_comes_once_before_any_comes_twice() -> None:
+    bank = bank_of(fast(), load_dataset(DATA), 0)
+    for shade in range(6):
+        bank.add(torch.full((1, 1, 8, 8), shade / 255), torch.tensor([0]))
+    shades = [int(shade) for _ in range(6) for shade in bank.sample(2)[:, 0, 0, 0]]
+    assert sorted(shades[:6]) == sorted(shades[6:]) == list(range(6))
+    assert len(bank.sample(20)) == 20
+
+
+def test_images_are_moved_as_by_a_random_crop() -> None:
+    torch.manual_seed(0)
+    x = torch.rand(4000, 2, 5, 5)
+    assert torch.equal(moved(x, 0, mirror=False), x)
+    padded = nn.functional.pad(x, (1, 1, 1, 1))
+    crops = [padded[:, :, i : i + 5, j : j + 5] for i in range(3) for j in range(3)]
+    candidates = torch.stack([*crops, *(crop.flip(3) for crop in crops)])
+    which = (moved(x, 1, mirror=True) == candidates).flatten(2).all(dim=2)
+    assert which.sum(dim=0).tolist() == [1] * 4000
+    # Each has a chance of 1/18: 222 of 4000, with a standard deviation of 14.5.
+    assert float((which.sum(dim=1) - 4000 / 18).abs().max()) < 5 * 14.5
+
+
+def test_moving_has_a_gradient_and_takes_uint8() -> None:
+    x = torch.ones(3, 1, 4, 4, requires_grad=True)
+    moved(x, 2, mirror=True).sum().backward()  # type: ignore[no-untyped-call]
+    assert x.grad is not None
+    assert set(x.grad.unique().tolist()) <= {0.0, 1.0}
+    assert moved(torch.ones(3, 1, 4, 4, dtype=torch.uint8), 2, mirror=True).dtype == torch.uint8
+
+
+# --- defaults ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("name", "command", "fields"),
+    [
+        (
+            "dafl",
+            "--lr_G 0.02 --latent_dim 1000 --oh 0.05 --ie 5 --a 0.01",
+            "generator_lr latent one_hot entropy activation",
+        ),
+        (
+            "deep_inversion",
+            "--bs 256 --r_feature_weight 10 --di_lr 0.05 --iters_mi 2000 --di_var_scale 2.5e-5 --cig_scale 0",
+            "batch batch_norm lr iterations smoothness adaptive",
+        ),
+        (
+            "dfme",
+            "--grad_m 1 --query_budget 20e6 --lr_G 1e-4 --d_iter 5",
+            "directions budget generator_lr student_steps",
+        ),
+        (
+            "fast_datafree",
+            "--kd_steps 400 --adv 1.33 --bn 10.0 --oh 0.5 --T 20 --bn_mmt 0.9 --warmup 20 --g_steps 10 --lr_z 0.01 "
+            "--lr_g 2e-3",
+            "steps adversarial batch_norm one_hot temperature momentum warm_up draw_steps latent_lr generator_lr",
+        ),
+    ],
+)
+def test_defaults_are_a_published_command(name: str, command: str, fields: str) -> None:
+    values = build_method(name).model_dump()
+    assert [values[field] for field in fields.split()] == [float(value) for value in command.split()[1::2]]
 
 
 # --- Table 6 and Figure 6 ---------------------------------------------------------------------------------------------
@@ -440,7 +647,7 @@ def test_figure_6_as_the_papers_have_it() -> None:
     normal, nasty = figure.recipes
     assert normal.method == nasty.method
     values = normal.objective.model_dump()
-    assert (values["iterations"], values["batch"], values["lr"], values["smoothness"]) == (2000, 256, 0.1, 2.5e-5)
+    assert values == build_method("deep_inversion").model_dump()  # which are the command's
     assert isinstance(normal.victim, Recipe)
     assert isinstance(nasty.victim, Recipe)
     assert (normal.victim.kind, nasty.victim.kind) == ("reference", "defense")

@@ -8,7 +8,10 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from undistill.attacks import ATTACKS
 from undistill.attacks.dfme import disagreement, forward_difference
+from undistill.attacks.generating import Generating
+from undistill.data.dataset import Frame
 from undistill.errors import AccessError, RecipeError, ShapeError
 from undistill.functional.synthesis import (
     activation_loss,
@@ -22,6 +25,7 @@ from undistill.functional.synthesis import (
 )
 from undistill.models import build_model
 from undistill.models.generator import Generator
+from undistill.objective import Nets
 from undistill.victim import Access, Victim
 
 
@@ -93,6 +97,14 @@ def test_jensen_shannon() -> None:
     assert float(jensen_shannon(far, -far)) == pytest.approx(math.log(2), rel=1e-6)
     # Temperature 2 of squared probabilities is temperature 1 of the probabilities.
     assert float(jensen_shannon(2 * log(p), 2 * log(q), 2.0)) == pytest.approx(by_hand, rel=1e-5)
+
+
+@pytest.mark.parametrize("gap", [1.0, 15.0, 40.0, 80.0])
+def test_centered_log_probs_of_a_victim_that_is_sure(gap: float) -> None:
+    logits = gap * torch.tensor([[1.0, 0.5, 0.0, 0.25]])
+    exact = logits.double().log_softmax(dim=1)
+    expected = exact - exact.mean(dim=1, keepdim=True)
+    torch.testing.assert_close(centered_log_probs(logits.softmax(dim=1)).double(), expected, rtol=1e-5, atol=1e-5)
 
 
 def test_centered_log_probs() -> None:
@@ -244,9 +256,47 @@ def test_has_statistics(net: nn.Module) -> None:
 
 
 @pytest.mark.parametrize(("channels", "size"), [(1, 8), (1, 28), (3, 32), (3, 64), (3, 30)])
-def test_generator_makes_normalized_images_of_any_size(channels: int, size: int) -> None:
-    torch.manual_seed(0)
-    x = Generator(16, channels, size, channels=8)(torch.randn(12, 16))
+def test_generator_makes_images_of_any_size(channels: int, size: int) -> None:
+    x = Generator(16, channels, size, channels=8, last=nn.Identity())(torch.randn(12, 16))
     assert x.shape == (12, channels, size, size)
-    torch.testing.assert_close(x.mean(dim=(0, 2, 3)), torch.zeros(channels), rtol=0, atol=1e-4)
-    torch.testing.assert_close(x.var(dim=(0, 2, 3), unbiased=False), torch.ones(channels), rtol=0, atol=1e-2)
+
+
+def published(name: str) -> nn.Module:
+    """Return an attack's generator of 3 x 32 x 32 images, layer by layer as its authors have it."""
+    epsilon = 0.8 if name == "dafl" else 1e-5
+    bias = name != "fast_datafree"
+    last: dict[str, list[nn.Module]] = {
+        "dafl": [nn.Tanh(), nn.BatchNorm2d(3, affine=False)],
+        "dfme": [nn.BatchNorm2d(3, affine=False)],
+        "fast_datafree": [nn.Sigmoid()],
+    }
+    return nn.Sequential(
+        nn.Linear(16, 8 * 64),
+        nn.Unflatten(1, (8, 8, 8)),
+        nn.BatchNorm2d(8),
+        nn.Upsample(scale_factor=2),
+        nn.Conv2d(8, 8, 3, stride=1, padding=1, bias=bias),
+        nn.BatchNorm2d(8, epsilon),
+        nn.LeakyReLU(0.2),
+        nn.Upsample(scale_factor=2),
+        nn.Conv2d(8, 4, 3, stride=1, padding=1, bias=bias),
+        nn.BatchNorm2d(4, epsilon),
+        nn.LeakyReLU(0.2),
+        nn.Conv2d(4, 3, 3, stride=1, padding=1),
+        *last[name],
+    )
+
+
+@pytest.mark.parametrize("name", ["dafl", "dfme", "fast_datafree"])
+def test_generators_are_those_of_the_authors(name: str) -> None:
+    frame = Frame(10, 3, 32, (0.5,) * 3, (0.25,) * 3)
+    torch.manual_seed(0)
+    companion = ATTACKS[name](latent=16, channels=8).companion(Nets(nn.Identity()), frame, torch.device("cpu"))
+    assert isinstance(companion, Generating)
+    own = [m for m in companion.generator.modules() if isinstance(m, nn.Linear | nn.Conv2d | nn.BatchNorm2d)]
+    theirs = published(name)
+    layers = [m for m in theirs if isinstance(m, nn.Linear | nn.Conv2d | nn.BatchNorm2d)]  # type: ignore[attr-defined]
+    for layer, twin in zip(layers, own, strict=True):
+        layer.load_state_dict({key: twin.state_dict()[key] for key in layer.state_dict()})
+    z = torch.randn(12, 16)
+    torch.testing.assert_close(companion.generator(z), theirs(z), rtol=1e-4, atol=1e-5)

@@ -35,9 +35,14 @@ class DeepInversion(Attack):
     The last term (Adaptive DeepInversion) asks for images on which victim and student disagree. The student s is a copy
     that is distilled, before each batch but the first, on the images drawn so far.
 
-    Paper vs code: the weights are those of the authors' code for CIFAR-10, where the paper has others; norms are over
-    the whole batch. The authors' code has no distillation from the set, and keeps no range of pixels; here pixels stay
-    between black and white.
+    Defaults are those of the first of the authors' two commands for CIFAR-10, which they call the paper's parameters
+    (``deepinversion_cifar10.py --bs=256 --r_feature_weight=10 --di_lr=0.05``): 2000 iterations, total variation 2.5e-5,
+    shifts by up to 2 pixels, no mirroring. The second, for better pictures, has ``lr=0.1`` and ``smoothness=0.001``.
+    Without these options the code would take 100 for BatchNorm and 0.1 for the rate.
+
+    Paper vs code: norms are over the whole batch, as in the code. In the adaptive term the code clamps probabilities to
+    0.01..0.99 and takes KL(m ‖ p), here it is the paper's eq. 9. The authors' code has no distillation from the set,
+    and keeps no range of pixels; here pixels stay between black and white.
     """
 
     images = "synthetic"
@@ -61,14 +66,14 @@ class DeepInversion(Attack):
     count: int = Field(256, ge=2, strict=True, description="images of the set, of every class alike")
     batch: int = Field(256, ge=1, strict=True, description="images that are drawn together")
     iterations: int = Field(2000, ge=1, strict=True, description="steps of Adam on the pixels of a batch")
-    lr: float = Field(0.1, gt=0, description="learning rate of the pixels")
-    batch_norm: float = Field(100.0, ge=0, description="weight of the BatchNorm statistics; 0 for a victim without")
+    lr: float = Field(0.05, gt=0, description="learning rate of the pixels")
+    batch_norm: float = Field(10.0, ge=0, description="weight of the BatchNorm statistics; 0 for a victim without")
     smoothness: float = Field(2.5e-5, ge=0, description="weight of the total variation")
     l2: float = Field(0.0, ge=0, description="weight of the images' norm")
     adaptive: float = Field(0.0, ge=0, description="weight of the disagreement with the student")
     rival_steps: int = Field(100, ge=1, strict=True, description="steps of the student that is disagreed with, a batch")
     jitter: int = Field(2, ge=0, strict=True, description="largest shift in pixels")
-    flip: bool = Field(True, description="mirror half of the time; not for digits")
+    flip: bool = Field(False, description="mirror half of the time, as the authors do for ImageNet")
     temperature: float = Field(4.0, gt=0, description="τ of the distillation")
     alpha: float = Field(0.9, ge=0, le=1, description="α, the share of the softened answers in the loss")
 

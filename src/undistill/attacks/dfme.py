@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from undistill.attacks import Access, Batch, DataFreeAttack, Field, Frame, Nets, Paper, StepOutput, register_attack
 from undistill.attacks.generating import Generating, companion_of
 from undistill.functional.synthesis import centered_log_probs
+from undistill.models.generator import Generator
 from undistill.victim import Victim
 
 __all__ = ["DFME", "Extraction", "disagreement", "forward_difference"]
@@ -29,20 +30,31 @@ class DFME(DataFreeAttack):
     with the images that it remembers. With batches of B a round of ``student_steps`` costs
     B · (``student_steps`` + ``directions`` + 1) queries.
 
-    Paper vs code: the paper sums over classes where the code takes the mean, which its learning rates are for. The
-    authors estimate the gradient before the generator's last activation, here it is that of the pixels; the memory is
-    not theirs.
+    The generator ends in a BatchNorm without parameters and tanh, so normalized images lie in -1..1; directions and
+    gradients are of what goes into tanh. Its learning rate follows the schedule of the student's, as both have the same
+    in the authors' code.
+
+    Defaults are those of the authors' command for CIFAR-10 (``train.py --grad_m 1 --query_budget 20 --lr_G 1e-4
+    --loss l1``, with batches of 256 and epochs of 50 rounds). The student's protocol is the recipe's: SGD at 0.1 with
+    momentum 0.9 and decay 5e-4, both rates times 0.3 after 10, 30 and 50 % of the epochs.
+
+    Paper vs code: the paper sums over classes where the code takes the mean, as here; the code divides the generator's
+    gradient by the number of classes once more, which Adam does not see. The code's logarithms are of the victim's own
+    softmax, here of the probabilities that it gives. The code keeps the student that is best on the test set
+    (``selection=paper``). The memory is not the authors': they stop when the budget does not pay a whole round.
     """
 
     access = Access.PROBS
     paper = Paper("Data-Free Model Extraction", "CVPR", 2021, "https://arxiv.org/abs/2011.14779")
     smoke: ClassVar[dict[str, Any]] = {"steps": 4, "latent": 8, "channels": 4, "student_steps": 2, "memory": 30}
 
+    steps: int = Field(250, ge=1, strict=True, description="batches that make an epoch")
     budget: int = Field(20_000_000, ge=1, strict=True, description="queries in all")
     student_steps: int = Field(5, ge=1, strict=True, description="steps of the student for one of the generator")
     directions: int = Field(1, ge=1, strict=True, description="random directions of one gradient estimate")
     epsilon: float = Field(1e-3, gt=0, description="length of a forward difference")
-    generator_lr: float = Field(1e-4, gt=0, description="learning rate of the generator (Adam)")
+    generator_lr: float = Field(1e-4, gt=0, description="learning rate of the generator (Adam) at the recipe's lr")
+    paced: bool = Field(True, description="the generator's learning rate follows the student's schedule")
     latent: int = Field(256, ge=1, strict=True, description="entries of a noise vector")
     channels: int = Field(128, ge=1, strict=True, description="of the generator's first convolution")
     memory: int = Field(1024, ge=1, strict=True, description="answered images that are remembered")
@@ -60,7 +72,7 @@ class DFME(DataFreeAttack):
         new = min(size, self.budget - thief.asked)
         if new:
             with torch.no_grad():
-                x = thief.draw(max(new, 2))[:new]  # BatchNorm cannot be trained on one image
+                x = thief.draw(max(new, 2))[:new].tanh()  # BatchNorm cannot be trained on one image
             thief.remember(x, thief.ask(victim, x))
         x, answers = thief.recall(new, size)
         labels = answers.argmax(dim=1)
@@ -74,7 +86,8 @@ class DFME(DataFreeAttack):
         x = thief.draw(size)
 
         @torch.no_grad()
-        def score(images: Tensor) -> Tensor:
+        def score(before: Tensor) -> Tensor:
+            images = before.tanh()
             return disagreement(thief.ask(victim, images), student(images))
 
         training = student.training
@@ -93,11 +106,19 @@ class Extraction(Generating):
     """
 
     def __init__(self, attack: DFME, frame: Frame, device: torch.device) -> None:
-        super().__init__(frame, device, latent=attack.latent, channels=attack.channels, lr=attack.generator_lr)
+        last = nn.BatchNorm2d(frame.in_channels, affine=False)
+        generator = Generator(attack.latent, frame.in_channels, frame.image_size, attack.channels, last=last)
+        super().__init__(generator, frame, device, lr=attack.generator_lr)
+        self._lr, self._paced = attack.generator_lr, attack.paced
         self.asked = self.rounds = 0
         self._most = attack.memory
         self._x = torch.empty(0, frame.in_channels, frame.image_size, frame.image_size, device=device)
         self._answers = torch.empty(0, frame.num_classes, device=device)
+
+    def pace(self, share: float) -> None:
+        """Have the generator's learning rate follow the student's."""
+        if self._paced:
+            self.optimizer.param_groups[0]["lr"] = self._lr * share
 
     def ask(self, victim: Victim, x: Tensor) -> Tensor:
         """Return the victim's centered log-probabilities (B, K)."""
@@ -140,7 +161,7 @@ def forward_difference(score: Callable[[Tensor], Tensor], x: Tensor, directions:
 
     Args:
         score: Of images (B, C, H, W), one value each (B,); asked directions + 1 times.
-        x: Images.
+        x: Images, or what becomes one.
         directions: m.
         epsilon: ε > 0.
 

@@ -12,7 +12,7 @@ from undistill.errors import RecipeError
 from undistill.models.generator import Generator
 from undistill.objective import Companion, Nets, optimizer_tensors, restore_optimizer, under
 
-__all__ = ["Generating", "companion_of", "to_pixels"]
+__all__ = ["Generating", "companion_of", "pixel_scale", "to_pixels"]
 
 _SHOWN = 256  # images that are kept to be looked at
 
@@ -23,24 +23,35 @@ class Generating(Companion):
     """A generator with its optimizer (Adam), and the images that it made last.
 
     Args:
+        generator: New.
         frame: Of the images.
         device: Where to compute.
-        latent: Entries of a noise vector.
-        channels: Of the generator's first convolution.
-        lr: Its learning rate.
+        lr: The generator's learning rate.
+        betas: Of its Adam.
+
+    Attributes:
+        updates: Steps that the generator has taken.
     """
 
-    def __init__(self, frame: Frame, device: torch.device, *, latent: int, channels: int, lr: float) -> None:
-        self.generator = Generator(latent, frame.in_channels, frame.image_size, channels).to(device)
-        self.optimizer = torch.optim.Adam(self.generator.parameters(), lr=lr)
+    def __init__(
+        self,
+        generator: Generator,
+        frame: Frame,
+        device: torch.device,
+        *,
+        lr: float,
+        betas: tuple[float, float] = (0.9, 0.999),
+    ) -> None:
+        self.generator = generator.to(device)
+        self.optimizer = torch.optim.Adam(self.generator.parameters(), lr=lr, betas=betas)
         self.updates = 0
-        self._frame, self._device, self._latent = frame, device, latent
+        self._frame, self._device = frame, device
         shape = 0, frame.in_channels, frame.image_size, frame.image_size
         self._shown = torch.empty(shape), torch.empty(0, dtype=torch.int64)
 
     def draw(self, count: int) -> Tensor:
-        """Return so many normalized images, with a graph."""
-        images: Tensor = self.generator(torch.randn(count, self._latent, device=self._device))
+        """Return so many images as the generator makes them, with a graph."""
+        images: Tensor = self.generator(torch.randn(count, self.generator.latent, device=self._device))
         return images
 
     def update(self, loss: Tensor) -> None:
@@ -88,7 +99,13 @@ def companion_of(nets: Nets, kind: type[C]) -> C:
     return nets.companion
 
 
+def pixel_scale(frame: Frame, device: torch.device) -> tuple[Tensor, Tensor]:
+    """Return mean and standard deviation of pixels in 0..1, each of shape (C, 1, 1)."""
+    mean, std = (torch.tensor(values, device=device).reshape(-1, 1, 1) for values in (frame.mean, frame.std))
+    return mean, std
+
+
 def to_pixels(x: Tensor, frame: Frame) -> Tensor:
     """Return normalized images (B, C, H, W) as uint8, clipped to what pixels can be."""
-    mean, std = (torch.tensor(values, device=x.device).reshape(-1, 1, 1) for values in (frame.mean, frame.std))
+    mean, std = pixel_scale(frame, x.device)
     return ((x.detach().float() * std + mean) * 255).round().clamp(0, 255).to(torch.uint8)

@@ -71,6 +71,8 @@ def take_step(learners: Sequence[Learner], batch: Batch, lrs: Sequence[float | T
     for learner, lr in zip(learners, lrs, strict=True):
         with learner.turn():
             learner.optimizer.zero_grad()
+            if learner.nets.companion is not None:
+                learner.nets.companion.pace(float(lr) / learner.config.lr)
             output = learner.objective.step(batch, learner.nets)
             output.loss.backward()  # type: ignore[no-untyped-call]
             learner.guard(output.loss, learner.norm())

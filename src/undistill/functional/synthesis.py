@@ -142,13 +142,14 @@ def jensen_shannon(logits_p: Tensor, logits_q: Tensor, temperature: float = 1.0)
 def centered_log_probs(probs: Tensor) -> Tensor:
     """Return log p - mean_k log p: the logits behind probabilities, up to a constant, which is taken to be their mean.
 
-    (Truong et al., CVPR 2021, https://arxiv.org/abs/2011.14779, section 3.4.) Probabilities below 1e-7 are taken for
-    1e-7: float32 has rounded them to nothing.
+    (Truong et al., CVPR 2021, https://arxiv.org/abs/2011.14779, section 3.4.) Probabilities below the smallest normal
+    float32, 1.2e-38, are taken for that, so that a zero has a logarithm. The authors' code takes logarithms of the
+    victim's own softmax, which has no such floor.
 
     Args:
         probs: (B, K), each in 0..1.
     """
-    log = probs.float().clamp_min(1e-7).log()
+    log = probs.float().clamp_min(torch.finfo(torch.float32).tiny).log()
     return log - log.mean(dim=1, keepdim=True)
 
 
