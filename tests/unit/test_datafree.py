@@ -106,7 +106,7 @@ def test_batches_without_images_have_no_memory(monkeypatch: pytest.MonkeyPatch) 
     assert last.x.shape == (5, 1, 8, 8)
     assert {last.x.device.type, last.y.device.type} == {"meta"}
     assert blanks.images == 15
-    assert (len(blanks), len(blanks.y)) == (3, 15)
+    assert len(blanks) == 3
     monkeypatch.setattr(train, "Loader", lambda *args, **kwargs: pytest.fail("a loader of the training set"))
     steal(smoke("dafl"), load_dataset(DATA))
 

@@ -38,8 +38,10 @@ __all__ = ["Axis", "Curves", "Line", "Panel", "Point", "Reference", "Scale"]
 _KINDS = {"nasty": ("os^DvP", "-", 4.5), "normal": ("X<>ph8", ":", 4.5), "alone": ("os^DvP", "--", 3.0)}
 _COLORS = {"nasty": DEFENDED, "normal": NORMAL, "alone": ALONE}
 _STUDENTS = LINES[2:]  # the first two are the teachers'
+_STYLES = ("-", "--", ":", "-.")  # of the ways to learn, where the color is the teacher's
 _A_ROW = 3
 _PANEL_WIDTH, _PANEL_HEIGHT, _Y_AXIS, _LEGEND_LINE = 3.5, 2.5, 0.6, 0.16  # inches
+_LARGER = 1.7  # is the panel of a figure that has no other
 _TIGHT: dict[str, Any] = {"columnspacing": 0.8, "handletextpad": 0.4, "borderpad": 0.2}
 
 
@@ -153,9 +155,10 @@ def _draw(panels: Sequence[Panel]) -> Figure:
     below = _LEGEND_LINE * max(_height(legend) for legend in legends)
     across = min(_A_ROW, len(shown))
     down = -(-len(shown) // across)
-    height = down * (_PANEL_HEIGHT + below) + _LEGEND_LINE * 2 * bool(signs)
-    figure = new_figure(_PANEL_WIDTH * across, height)
-    ratios = {"height_ratios": [_PANEL_HEIGHT, below] * down, "hspace": 0}
+    larger = _LARGER if _is_one_picture(panels) else 1.0
+    height = down * (_PANEL_HEIGHT * larger + below) + _LEGEND_LINE * 2 * bool(signs)
+    figure = new_figure(_PANEL_WIDTH * larger * across, height)
+    ratios = {"height_ratios": [_PANEL_HEIGHT * larger, below] * down, "hspace": 0}
     spots = figure.subplots(2 * down, across, squeeze=False, gridspec_kw=ratios)
     plots, unders = spots[::2].flatten(), spots[1::2].flatten()
     for spot in (*unders, *plots[len(shown) :]):
@@ -196,6 +199,13 @@ def _net(name: str) -> tuple[str, str]:
     return (net, kind) if kind in _KINDS else (name, "nasty")
 
 
+def _is_one_picture(panels: Sequence[Panel]) -> bool:
+    """Tell whether lines of several teachers are to be compared in one panel: the color is then the teacher's alone."""
+    lines = [line for panel in panels for line in panel.lines]
+    kinds = {_net(line.name)[1] for line in lines if line.role == "student"}
+    return len(panels) == 1 and len(kinds) > 1 and any(line.role == "teacher" for line in lines)
+
+
 def _looks(panels: Sequence[Panel]) -> dict[str, dict[str, Any]]:
     """Return color, marker and line style of each line by name.
 
@@ -205,12 +215,15 @@ def _looks(panels: Sequence[Panel]) -> dict[str, dict[str, Any]]:
     looks: dict[str, dict[str, Any]] = {}
     lines = [line for panel in panels for line in panel.lines]
     by_teacher = len({_net(line.name)[1] for line in lines}) > 1
+    one_picture = _is_one_picture(panels)
     for line in lines:
         net, kind = _net(line.name)
         teacher = line.role == "teacher"
         rank = 0 if teacher else nets.setdefault(net, len(nets))
         markers, style, size = _KINDS[kind]
         own = _COLORS[kind] if by_teacher else _STUDENTS[rank % len(_STUDENTS)]
+        if one_picture:
+            style, size = _STYLES[rank % len(_STYLES)], 5.0
         looks[line.name] = {
             "color": INK if teacher else own,
             "marker": "*" if teacher else markers[(rank + rank // len(_STUDENTS)) % len(markers)],
