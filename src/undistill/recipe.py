@@ -242,10 +242,11 @@ class Recipe(Training):
         return self.transfer, self.labels, self.queries
 
     @property
-    def stream(self) -> tuple[object, ...]:
-        """What its batches depend on: recipes that agree in it can be carried out side by side."""
+    def stream(self) -> tuple[tuple[str, object], ...]:
+        """What its batches depend on, by name: recipes that agree in it can be carried out side by side."""
         asks = self.labels is True or self.kind == "attack"
-        return self.data, self.targets, *self.means, asks, *(getattr(self, name) for name in SHARED_FIELDS)
+        fields = ("data", "targets", *_MEANS, *SHARED_FIELDS)
+        return *((name, getattr(self, name)) for name in fields), ("asks", asks)
 
     @property
     def nested(self) -> dict[str, Recipe]:

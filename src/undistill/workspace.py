@@ -106,8 +106,9 @@ class Workspace:
             InterruptedRunError: Ctrl-C; every run has saved its state.
             RecipeError: The recipes do not see the same batches.
         """
-        if len(streams := {(recipe.device, recipe.stream) for recipe in recipes}) > 1:
-            raise RecipeError(f"recipes that run together must see the same batches, but these are of {streams}")
+        for name in ("device", "stream"):
+            if len(values := {getattr(recipe, name) for recipe in recipes}) > 1:
+                raise RecipeError(f"recipes that run together must see the same batches, but {name} is one of {values}")
         datasets: dict[str, Dataset] = {}
         with ExitStack() as locks:
             found = [_attempt(self._prepare, recipe, datasets) for recipe in recipes]

@@ -321,7 +321,7 @@ def test_temperature_and_share_out_of_range_are_two_lines(made: SimpleNamespace)
 def test_attack_that_needs_more_than_the_victim_gives(made: SimpleNamespace) -> None:
     failed = undistill("attack", f"victim={made.teacher}", "model=mlp", "access=labels", "--runs", made.runs)
     assert failed.code == 2
-    assert "needs the victim's logits, but it gives labels" in failed.errors[0]
+    assert "needs the victim's probs, but it gives labels" in failed.errors[0]
 
 
 def test_cuda_where_there_is_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -379,7 +379,7 @@ def test_show_method_card() -> None:
     assert shown.startswith("top_k (output defense)")
     assert re.search(r"^k +5 +≥ 1 +classes that are kept", shown, re.MULTILINE)
     card = undistill("show", "kd", "--json").json
-    assert (card["kind"], card["access"], card["uses_labels"]) == ("attack", "logits", True)
+    assert (card["kind"], card["access"], card["uses_labels"]) == ("attack", "probs", True)
     assert card["parameters"][1] == {
         "name": "alpha",
         "default": 0.9,

@@ -12,10 +12,10 @@ from typing import Any
 
 import pytest
 import torch
-from played import played
 from torch import nn
 from torch.nn import functional as F
 
+from played import played
 from undistill.data import load_dataset
 from undistill.data.loader import Batch, Loader
 from undistill.engine import train as engine
@@ -358,7 +358,7 @@ def test_a_captured_step_gets_no_more_than_its_victim_gives():
     (stepper,), (found,), _ = captured_thieves(labels_only, ["hard_label"], batch())
     stepper(batch(), [0.01])
     assert found.victim.queries == 32
-    with pytest.raises(AccessError, match="gives labels, not logits"):
+    with pytest.raises(AccessError, match="gives labels, not probs"):
         captured_thieves(labels_only, ["kd"], batch())
 
 

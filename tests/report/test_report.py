@@ -217,19 +217,24 @@ _CNN_HARD = ("cnn(channels=2)", "hard_label", None)
 @pytest.mark.parametrize(
     ("book", "low_tau", "headline", "said"),
     [
-        (50.0, 99.0, "Soft answers leak 39.0 points.", "Soft answers gave the best of 2 thieves, kd (τ=1, α=0.9)"),
-        (20.0, 10.0, "No thief tried here gains from soft answers.", "gave nothing: the best of 2 thieves, kd (τ=20"),
+        (50.0, 99.0, "Soft answers leak 39.0 points.", "Soft answers gave the best of 2 thieves, mlp by kd (τ=1"),
+        (
+            20.0,
+            10.0,
+            "No thief tried here gains from soft answers.",
+            "gave nothing: the best of 2 thieves, mlp by kd (τ=20",
+        ),
         (
             50.0,
             61.0,
             "Whether soft answers leak is not decided.",
-            "Not decided (2 seeds): the best of 2 thieves, kd (τ=1",
+            "Not decided (2 seeds): the best of 2 thieves, mlp by kd (τ=1",
         ),
         (
             99.0,
             50.0,
             "Soft answers leak 39.0 points.",
-            "the best of 2 thieves, kd (τ=20, α=0.9) with mlp, +39.0 points [",
+            "the best of 2 thieves, mlp by kd (τ=20, α=0.9), +39.0 points [",
         ),
     ],
 )
@@ -244,11 +249,11 @@ def test_verdict_follows_the_numbers(
     assert finding.headline == headline
     told = dict(finding.items)
     assert said in told["Leak"]
-    assert "alone, label_smoothing (ε=0.1)" in told["Leak"]  # the better one of the two references
+    assert "alone by label_smoothing (ε=0.1)" in told["Leak"]  # the better one of the two references
     assert "The teacher is right for 98.4 % [" in told["Price"]
     assert "−0.6 points [" in told["Price"]
     assert "from its normal twin (2 seeds), which is not decided" in told["Price"]
-    assert f"kd (τ=20, α=0.9) with mlp ends at {book:.1f} %" in told["The textbook thief"]
+    assert f"mlp by kd (τ=20, α=0.9) ends at {book:.1f} %" in told["The textbook thief"]
     assert "from top-1 answers" not in told["Leak"]
     assert list(told) == ["Leak", "Clone", "The textbook thief", "Price"]
 

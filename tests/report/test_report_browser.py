@@ -78,7 +78,18 @@ def test_page_fits_its_window(page: Path, width: int) -> None:
     assert seen["width"] == width
     assert seen["wide"] == []
     assert seen["empty"] == []
-    assert seen["sections"] == ["verdict", "table", "curves", "answers", "maps", "distance", "recipes", "provenance"]
+    assert seen["sections"] == [
+        "verdict",
+        "table",
+        "thieves",
+        "victims",
+        "curves",
+        "answers",
+        "maps",
+        "distance",
+        "recipes",
+        "provenance",
+    ]
     assert seen["images"] == page.read_text(encoding="utf-8").count("<img ")
 
 

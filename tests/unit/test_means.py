@@ -326,12 +326,12 @@ def test_the_rest_is_what_a_subset_leaves_out(digits: Dataset) -> None:
         load_dataset("rest(of='digits')")
 
 
-def test_a_collage_is_of_two_images_on_the_two_sides_of_a_cut() -> None:
+def test_a_collage_is_of_two_images_on_the_two_sides_of_a_cut(monkeypatch: pytest.MonkeyPatch) -> None:
     """Of two flat images, each made one shows both levels, split by one straight line, but for what a turn cuts off."""
     flat = torch.stack([torch.full((1, 8, 8), level, dtype=torch.uint8) for level in (90, 200)])
     images = Images(flat, torch.tensor([0, 1]))
     source = Dataset("flat", images, images, ("a", "b"), (0.5,), (0.5,))
-    DATASETS.register("flat_for_a_test")(lambda: source)
+    monkeypatch.setitem(DATASETS._members, "flat_for_a_test", lambda: source)
     made = load_dataset("collage(of='flat_for_a_test', count=300)")
     assert torch.equal(made.train.x[:2], flat)
     assert made.train.y.tolist() == [0, 1] + [UNKNOWN] * 300

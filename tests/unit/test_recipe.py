@@ -73,7 +73,8 @@ def write(folder: Path, text: str, name: str = "mine.yaml") -> Path:
 
 
 def test_every_field_is_looked_at():
-    nets = {"adversary", "victim", "targets", "policy"}  # tested below; policy with the output defenses
+    # Tested below; policy with the output defenses, what a thief has with its means.
+    nets = {"adversary", "victim", "targets", "policy", "transfer", "labels", "queries"}
     assert set(Recipe.model_fields) == {*OTHER, *LABELS, *nets}
     assert set(Training.model_fields) <= {*OTHER, *LABELS, *nets}
 
@@ -323,7 +324,7 @@ def test_recipe_on_a_recipe(tmp_path: Path):
     base = write(tmp_path, "recipe: demo/teacher\nmethod: nasty(temperature=8)\nlr: 0.3\n", "base.yaml")
     found = load_recipe(write(tmp_path, f"recipe: {base}\nmethod:\n  weight: 0.7\nepochs: 5\n"))
     assert Spec.parse(found.method) == Spec("nasty", {"temperature": 8.0, "weight": 0.7})
-    assert (found.lr, found.epochs, found.schedule, found.data) == (0.3, 5, "one_cycle", "digits")
+    assert (found.lr, found.epochs, found.schedule, found.data) == (0.3, 5, "one_cycle", "digits(subset=1000)")
 
 
 def test_recipe_on_itself(tmp_path: Path):

@@ -45,7 +45,7 @@ DATA = "digits(subset=200, test_subset=100)"
 MLP = "mlp(hidden=(16,), relu_logits=False)"
 CNN = "cnn(channels=4)"
 BASE: dict[str, Any] = {"data": DATA, "model": MLP, "epochs": 2, "lr": 0.05}
-FILES = {".lock", "recipe.yaml", "metrics.jsonl", "model.safetensors", "result.json"}
+FILES = {".lock", "recipe.yaml", "metrics.jsonl", "model.safetensors", "predictions.safetensors", "result.json"}
 
 
 def recipe(**changes: Any) -> Recipe:
@@ -396,7 +396,11 @@ def test_victim_of_other_pixels_is_asked_in_its_own(tmp_path: Path, monkeypatch:
     monkeypatch.setattr(Run, "load_model", lambda run: spy)
     attack(victim=victim, data=other, model=MLP, epochs=1, holdout=0, selection="last", batch_size=200, runs=tmp_path)
     pixels = (load_dataset(own).train.x.double() / 255 - 0.3) / 0.35
-    assert spy.asked == [(pytest.approx(float(pixels.mean()), abs=1e-4), pytest.approx(float(pixels.std()), abs=1e-4))]
+    tests = (load_dataset(own).test.x.double() / 255 - 0.3) / 0.35  # by which the thief is measured
+    expected = [
+        (pytest.approx(float(x.mean()), abs=1e-4), pytest.approx(float(x.std()), abs=1e-4)) for x in (tests, pixels)
+    ]
+    assert spy.asked == expected
 
 
 def test_checkpoint_of_the_papers_code(teacher: Run, tmp_path: Path):

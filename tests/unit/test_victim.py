@@ -160,7 +160,7 @@ def test_policy_is_applied_to_every_answer(net: nn.Module):
 def test_policy_that_lets_zeros_out_has_finite_logits():
     victim = Victim(nn.Flatten(), policy=lambda probs, x: (probs == probs.amax(dim=1, keepdim=True)).float())
     x = torch.tensor([[1.0, 3.0, 2.0]])[:, None, None]
-    torch.testing.assert_close(victim.logits(x), torch.tensor([[1e-7, 1.0, 1e-7]]).log())
+    torch.testing.assert_close(victim.logits(x), torch.tensor([[2.0**-126, 1.0, 2.0**-126]]).log())
     torch.testing.assert_close(victim.logits(x).softmax(dim=1), victim.probs(x), rtol=0, atol=1e-6)
 
 

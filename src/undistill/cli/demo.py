@@ -22,7 +22,7 @@ def demo(
     as_json: AsJson = False,
     quiet: Quiet = False,
 ) -> None:
-    """Defend a teacher, steal from it with 20 digits, look at the page.
+    """Steal from a defended teacher with 20 digits.
 
     It trains on scikit-learn's handwritten digits, needs no download and no GPU, and takes about a minute on two cores.
     """

@@ -29,15 +29,15 @@ class Batch:
         x: Normalized images, float32 (B, C, H, W).
         y: Labels, int64 (B,); -1 where one is not known.
         index: Their rows in the split, or in what it is of, int64 (B,).
-        partial: Whether there may be labels that are not known.
         targets: As many images of each target domain, in the order of the recipe.
+        partial: Whether there may be labels that are not known.
     """
 
     x: Tensor
     y: Tensor
     index: Tensor
-    partial: bool = False
     targets: tuple[Batch, ...] = ()
+    partial: bool = False
 
 
 class Loader:

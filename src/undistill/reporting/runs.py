@@ -279,7 +279,7 @@ class RunGroup:
         class that the victim names has to beat the student on these classes.
         """
         found = self.references_of(student, extraction.means)
-        alone = {f"the same student alone by {method_label(method)}": replicates for method, replicates in found.items()}
+        alone = {f"the same student alone by {method_label(method)}": runs for method, runs in found.items()}
         if not extraction.soft or extraction.by[student.key].labelled:
             return alone
         named = {

@@ -96,12 +96,12 @@ def leak_of(study: RunGroup, teacher: Teacher) -> Leak | None:
         (student.key, means): (
             student,
             {one.label: one.by[student.key] for one in thieves if one.means == means and student.key in one.by},
-            next(study.yardsticks(one, student) for one in thieves if one.means == means),
+            next(study.yardsticks(one, student) for one in thieves if one.means == means and student.key in one.by),
         )
         for student in study.students
-        for means in {one.means for one in thieves}
+        for means in dict.fromkeys(one.means for one in thieves if student.key in one.by)
     }
-    contests = [field for field in fields.values() if field[1] and field[2]]
+    contests = [field for field in fields.values() if field[2]]
     found = []
     for student, candidates, references in contests:
         best = _compare(candidates, references, 1 - (1 - _CONFIDENCE) / len(contests))

@@ -22,10 +22,10 @@ _NAMED: dict[str, Any] = {"method": "hard_label", "access": "labels"}
 _HTC: dict[str, Any] = {"method": "htc(temperature=16, multiplier=3)", "access": "probs"}
 # By name, whose last word is the teacher: the label, and what the thief's recipe says.
 _THIEVES = {
-    "textbook-normal": ("normal teacher, soft answers by the textbook", _TEXTBOOK),
+    "textbook-normal": ("normal teacher, soft answers, textbook", _TEXTBOOK),
     "named-normal": ("normal teacher, named class", _NAMED),
-    "textbook-nasty": ("nasty teacher, soft answers by the textbook", _TEXTBOOK),
-    "htc-nasty": ("nasty teacher, soft answers by HTC", _HTC),
+    "textbook-nasty": ("nasty teacher, soft answers, textbook", _TEXTBOOK),
+    "htc-nasty": ("nasty teacher, soft answers, HTC", _HTC),
     "named-nasty": ("nasty teacher, named class", _NAMED),
 }
 _ALONE = {

@@ -75,7 +75,7 @@ class GraphStepper:
         capture: Capture = capture_cuda,
     ) -> None:
         device = batch.x.device
-        self._batch = Batch(batch.x.clone(), batch.y.clone(), batch.index.clone(), batch.partial)
+        self._batch = Batch(batch.x.clone(), batch.y.clone(), batch.index.clone(), partial=batch.partial)
         self._lrs = [torch.zeros((), device=device) for _ in learners]
         self._given, self._step = learners, step
         self._learners = [unmetered(learner) for learner in learners]  # a replay asks nothing

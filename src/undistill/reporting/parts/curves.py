@@ -41,6 +41,7 @@ _STUDENTS = LINES[2:]  # the first two are the teachers'
 _STYLES = ("-", "--", ":", "-.")  # of the ways to learn, where the color is the teacher's
 _A_ROW = 3
 _PANEL_WIDTH, _PANEL_HEIGHT, _Y_AXIS, _LEGEND_LINE = 3.5, 2.5, 0.6, 0.16  # inches
+_ASIDE = 1.02
 _LARGER = 1.7  # is the panel of a figure that has no other
 _TIGHT: dict[str, Any] = {"columnspacing": 0.8, "handletextpad": 0.4, "borderpad": 0.2}
 
@@ -164,7 +165,7 @@ def _draw(panels: Sequence[Panel]) -> Figure:
     for spot in (*unders, *plots[len(shown) :]):
         spot.set_axis_off()
     for panel, legend, plot, under in zip(shown, legends, plots, unders, strict=False):
-        _draw_panel(plot, panel, looks)
+        _draw_panel(plot, panel, looks, apart=larger > 1 and panel.x.scale == "log")
         under.legend(handles=legend, loc="upper center", ncols=_columns(legend), borderaxespad=0, **_TIGHT)
     rest = iter(plots)
     for group in groups:  # what is compared has one scale
@@ -233,16 +234,18 @@ def _looks(panels: Sequence[Panel]) -> dict[str, dict[str, Any]]:
     return looks
 
 
-def _draw_panel(axes: Axes, panel: Panel, looks: Mapping[str, Mapping[str, Any]]) -> None:
+def _draw_panel(axes: Axes, panel: Panel, looks: Mapping[str, Mapping[str, Any]], *, apart: bool) -> None:
+    """Draw the lines of a panel; ``apart`` moves them a little, so that their intervals stand beside each other."""
     places = _place_x(axes, panel)
     several = len({line.against for line in panel.lines if line.role == "student"}) > 1
     for reference in panel.references:
         own = {"color": ALONE} if several else {}
         _draw_reference(axes, reference, {**looks[reference.line], **own})
     failed: dict[float, int] = {}
-    for line in panel.lines:
+    for rank, line in enumerate(panel.lines):
         look = looks[line.name]
-        _draw_line(axes, [(places[point.x], point) for point in line.points], look)
+        aside = _ASIDE ** (rank - len(panel.lines) / 2) if apart and line.role == "student" else 1.0
+        _draw_line(axes, [(places[point.x] * aside, point) for point in line.points], look)
         for x in (places[point.x] for point in line.points if point.failures):
             # On the axis, one above the other, so that no failure hides another.
             height = 0.02 + 0.04 * failed.setdefault(x, 0)
