@@ -102,5 +102,7 @@ def summary(run: Run) -> str:
         selected = found["selected"]
         share = 100 * selected["top_class_share"]
         parts.append(f"collapsed: {share:.0f} % of its answers are class {selected['top_class']}")
+    if found.get("fidelity") is not None:  # older runs have none
+        parts.append(f"fidelity {100 * found['fidelity']:.2f} % after {found['queries']:,} queries")
     parts += [found["data_note"]] if found["data_note"] else []
     return f"{found['name']}: {'; '.join(parts)}; {run.folder}"

@@ -80,7 +80,8 @@ def _show_run(run: Run, as_json: bool) -> None:
         ("on the test set", "last epoch", f"selected (epoch {result['selected_epoch']})"),
         [(name, _short(last[key]), _short(selected[key])) for name, key in names],
     )
-    known = [key for key in ("heldout", "agreement") if result.get(key) is not None]  # older runs have none
+    measures = "heldout", "agreement", "fidelity", "kl", "queries", "images", "labels", "trained_images"
+    known = [key for key in measures if result.get(key) is not None]  # older runs have none
     facts = {**result["provenance"], **{key: result[key] for key in ("parameters", "images_per_s", "seconds", *known)}}
     typer.echo("\n" + ", ".join(f"{key} {_short(value)}" for key, value in facts.items()))
     typer.echo(summary(run))

@@ -42,7 +42,7 @@ _STYLES = ("-", "--", ":", "-.")  # of the ways to learn, where the color is the
 _A_ROW = 3
 _PANEL_WIDTH, _PANEL_HEIGHT, _Y_AXIS, _LEGEND_LINE = 3.5, 2.5, 0.6, 0.16  # inches
 _ASIDE = 1.02
-_LARGER = 1.7  # is the panel of a figure that has no other
+_LARGER = 1.3  # is the panel of a figure that has no other
 _TIGHT: dict[str, Any] = {"columnspacing": 0.8, "handletextpad": 0.4, "borderpad": 0.2}
 
 
