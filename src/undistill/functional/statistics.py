@@ -21,6 +21,7 @@ __all__ = [
     "clip",
     "format_interval",
     "holm",
+    "may_be_chance",
     "mean_interval",
     "paired_difference",
     "paired_proportions",
@@ -412,6 +413,17 @@ def _newcombe(both: int, only_a: int, only_b: int, n: int, confidence: float) ->
 
 def _add(x: float, y: float, correlation: float) -> float:
     return math.sqrt(max(0.0, x * x - 2 * correlation * x * y + y * y))
+
+
+def may_be_chance(accuracy: float, images: int, classes: int) -> bool:
+    """Tell whether a net may be guessing: Wilson's 95 % interval over the images reaches down to 1/classes.
+
+    Args:
+        accuracy: In percent.
+        images: Number of test images.
+        classes: Number of classes.
+    """
+    return wilson_interval(round(accuracy / 100 * images), images)[0] <= 1 / classes
 
 
 def _check_confidence(confidence: float) -> None:

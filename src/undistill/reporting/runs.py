@@ -15,7 +15,14 @@ from numpy.typing import NDArray
 
 from undistill.engine.config import Training
 from undistill.errors import RecipeError, RunError
-from undistill.functional import Difference, Interval, mean_interval, paired_difference, paired_proportions
+from undistill.functional import (
+    Difference,
+    Interval,
+    may_be_chance,
+    mean_interval,
+    paired_difference,
+    paired_proportions,
+)
 from undistill.methods import build_method
 from undistill.recipe import Recipe, Source
 from undistill.reporting.wording import distinguish, method_label, model_label
@@ -69,6 +76,12 @@ class Replicates:
         """Return a measure of the result by seed, where it is known."""
         found = {run.recipe.seed: _read(run.result, key) for run in self.runs}
         return {seed: scale * value for seed, value in found.items() if value is not None}
+
+    @property
+    def chance(self) -> bool:
+        """Whether one of them may be guessing, without having collapsed."""
+        images, classes = (int(self.runs[0].result[key]) for key in ("test_images", "classes"))
+        return any(may_be_chance(run.accuracy, images, classes) and not run.collapsed for run in self.runs)
 
     @property
     def labelled(self) -> bool:

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 from undistill.functional import Difference, Interval
-from undistill.reporting.cell import COLLAPSED, Shown
+from undistill.reporting.cell import CHANCE, COLLAPSED, Shown
 from undistill.reporting.measures import is_tautology
 from undistill.reporting.parts import Grid, GridRow
 from undistill.reporting.runs import Extraction, Replicates, RunGroup, Student, Teacher
@@ -34,7 +34,8 @@ class Cell:
     Attributes:
         replicates: The runs behind it.
         difference: To its reference, in points, over common seeds; None where it is the reference or there is none.
-        marks: ``†`` for a collapsed student, ``‡`` for one whose last weights are much worse than those kept.
+        marks: ``†`` for a collapsed student, ``≈`` for one that may be guessing, ``‡`` for one whose last weights are
+            much worse than those kept.
     """
 
     replicates: Replicates
@@ -175,7 +176,7 @@ def _teacher_rows(study: RunGroup, teacher: Teacher) -> Iterator[Row]:
 
 def _cell(replicates: Replicates, reference: Replicates | None) -> Cell:
     fallen = replicates.accuracy.mean - replicates.last_accuracy.mean >= _FALL
-    marks = COLLAPSED * bool(replicates.collapsed) + ENDS_LOWER * fallen
+    marks = COLLAPSED * bool(replicates.collapsed) + CHANCE * replicates.chance + ENDS_LOWER * fallen
     return Cell(replicates, None if reference is None else replicates.beyond(reference), marks)
 
 
@@ -219,6 +220,8 @@ def _notes(study: RunGroup, table: Table, sizes: set[int]) -> Iterator[str]:
     collapsed = [f"{name} ({collapse_share(cell.replicates)})" for name, cell in named if COLLAPSED in cell.marks]
     if collapsed:
         yield f"{COLLAPSED} Collapsed: {'; '.join(collapsed)}. {COLLAPSE_WARNING}"
+    if any(CHANCE in cell.marks for _, cell in named):
+        yield f"{CHANCE} Not decidedly better than chance."
     fallen = [
         f"{name} to {cell.replicates.last_accuracy.mean:.1f} %" for name, cell in named if ENDS_LOWER in cell.marks
     ]

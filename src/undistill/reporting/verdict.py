@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-from undistill.functional import Best, Difference, Interval, best_of, best_proportion_of, clip
+from undistill.functional import Best, Difference, Interval, best_of, best_proportion_of, clip, wilson_interval
 from undistill.reporting.measures import is_tautology
 from undistill.reporting.parts.findings import Dot, Finding, Ladder
 from undistill.reporting.runs import Extraction, Replicates, RunGroup, Student, Teacher
@@ -202,8 +202,9 @@ def _clone(study: RunGroup, extractions: Sequence[Extraction]) -> str:
         return "Not measured: these runs were made before fidelity was."
     one, student, runs, fidelity = max(tried, key=lambda each: each[3].mean)
     text = (
-        f"From top-1 answers alone, {student.name} by {one.label} names the victim's class for {_percent(fidelity)} of "
-        f"the test images, after {ordinary(runs.measure('queries'))} queries ({seeds(fidelity.n)})."
+        f"From top-1 answers alone, {student.name} by {one.label} names the victim's class for "
+        f"{_percent(fidelity, runs)} of the test images, after {ordinary(runs.measure('queries'))} queries "
+        f"({seeds(fidelity.n)})."
     )
     budgets = {q.mean for *_, each, _ in tried if (q := each.measure("queries")) is not None}
     if len(budgets) < 2:
@@ -214,14 +215,14 @@ def _clone(study: RunGroup, extractions: Sequence[Extraction]) -> str:
 def _first_above(tried: Sequence[tuple[Extraction, Student, Replicates, Interval]]) -> str:
     """Say with how few queries a student first agreed with the victim about nearly everything, by its interval."""
     sure = [
-        (asked.mean, fidelity)
+        (asked.mean, fidelity, runs)
         for *_, runs, fidelity in tried
-        if (asked := runs.measure("queries")) is not None and fidelity.mean - (fidelity.half_width or 0.0) > _CLONED
+        if (asked := runs.measure("queries")) is not None and _ends(fidelity, runs)[0] > _CLONED
     ]
     if not sure:
         return f"No number of queries tried brings that surely above {_CLONED:g} %."
-    queries, fidelity = min(sure, key=lambda each: each[0])
-    return f"It is surely above {_CLONED:g} % from {queries:,.0f} queries on ({_percent(fidelity)})."
+    queries, fidelity, runs = min(sure, key=lambda each: each[0])
+    return f"It is surely above {_CLONED:g} % from {queries:,.0f} queries on ({_percent(fidelity, runs)})."
 
 
 def _textbook(study: RunGroup, extractions: list[Extraction]) -> str:
@@ -235,7 +236,7 @@ def _textbook(study: RunGroup, extractions: list[Extraction]) -> str:
             found = runs.beyond(alone) if alone is not None else None
             told = "" if found is None else f", {gap(found)} from the same student alone"
             told += "" if found is None or found.decided else " (not decided)"
-            ends.append(f"{student.name} by {one.label} ends at {_percent(runs.accuracy)}{told}")
+            ends.append(f"{student.name} by {one.label} ends at {_percent(runs.accuracy, runs)}{told}")
             if runs.collapsed:
                 collapses.append(f"{student.name} answers {collapse_share(runs)}")
     text = f"distills at the defense's own temperature: {'; '.join(ends)}."
@@ -270,10 +271,19 @@ def _accuracy(teacher: Teacher) -> str:
     if teacher.replicates is None:
         return ""
     images = teacher.replicates.runs[0].result["test_images"]
-    return f"is right for {_percent(teacher.replicates.accuracy)} of the {images:,} test images"
+    return f"is right for {_percent(teacher.replicates.accuracy, teacher.replicates)} of the {images:,} test images"
 
 
-def _percent(interval: Interval) -> str:
-    """Write a rate in percent with its interval, within 0..100."""
-    ends = clip(interval)
-    return f"{interval.mean:.1f} %" if ends is None else f"{interval.mean:.1f} % [{ends[0]:.1f}, {ends[1]:.1f}]"
+def _percent(interval: Interval, of: Replicates) -> str:
+    """Write a rate in percent with its interval."""
+    low, high = _ends(interval, of)
+    return f"{interval.mean:.1f} % [{low:.1f}, {high:.1f}]"
+
+
+def _ends(interval: Interval, of: Replicates) -> tuple[float, float]:
+    """Return the ends of a rate's interval within 0..100: over seeds; of one seed Wilson's, over the test images."""
+    ends, images = clip(interval), int(of.runs[0].result["test_images"])
+    if ends is not None:
+        return ends
+    low, high = wilson_interval(round(interval.mean / 100 * images), images)
+    return 100 * low, 100 * high

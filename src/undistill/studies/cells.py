@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
-from undistill.functional import mean_interval, paired_difference, prediction_half_width, wilson_interval
+from undistill.functional import may_be_chance, mean_interval, paired_difference, prediction_half_width
 from undistill.recipe import Recipe
 from undistill.reporting.cell import CHANCE, COLLAPSED, DISAGREES, Cell, Reason
 from undistill.run import Failure, Run
@@ -63,15 +63,14 @@ def make_cell(
 
 
 def chance_seeds(values: Mapping[str, float], images: int, classes: int) -> tuple[int, ...]:
-    """Return the seeds whose net may be guessing: Wilson's 95 % interval over the images reaches down to 1/classes.
+    """Return the seeds whose net may be guessing; see ``may_be_chance``.
 
     Args:
         values: Accuracies in percent, by seed.
         images: Number of test images.
         classes: Number of classes.
     """
-    lows = {seed: wilson_interval(round(value / 100 * images), images)[0] for seed, value in values.items()}
-    return tuple(int(seed) for seed, low in lows.items() if low <= 1 / classes)
+    return tuple(int(seed) for seed, value in values.items() if may_be_chance(value, images, classes))
 
 
 def against(cell: Cell, reference: Cell | None) -> Cell:
