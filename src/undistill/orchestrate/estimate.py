@@ -234,9 +234,10 @@ def _parts(recipe: Recipe, shape: Shape) -> dict[_Net, float]:
     forward = _forward(recipe.model, look)
     step = _step(recipe.method, recipe.model, adversary, victim, recipe.victim_access, recipe.batch_size, look)
 
-    held_out = round(recipe.holdout * shape.train)
+    images = shape.train if recipe.transfer is None else dataset_shape(recipe.transfer).train
+    held_out = round(recipe.holdout * images)
     monitored = shape.test if recipe.selection == "paper" or not held_out else held_out
-    trained = recipe.epochs * (shape.train - held_out)
+    trained = recipe.epochs * (images - held_out)
     # The test set comes once more after the last epoch, and again for the weights of another one, which are measured on
     # the held-out images too.
     evaluated = recipe.epochs * monitored + shape.test * (1 if recipe.selection == "last" else 2) + held_out
@@ -244,7 +245,10 @@ def _parts(recipe: Recipe, shape: Shape) -> dict[_Net, float]:
     parts = {_net(recipe, recipe.model, look): trained * (step - sum(frozen.values())) + evaluated * forward}
     for model, flops in frozen.items():
         net = _net(recipe, model, look)
-        asked = trained + (held_out if model == victim else 0)
+        asked = trained
+        if model == victim:  # on the test images it is the measure
+            asked = min(images, recipe.queries) if recipe.queries is not None else trained + held_out
+            asked += shape.test
         parts[net] = parts.get(net, 0.0) + asked * flops
     return parts
 
