@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
 import yaml
-from pydantic import BaseModel, Field, ValidationError, ValidationInfo, field_validator, model_validator
+from pydantic import BaseModel, Field, StrictBool, ValidationError, ValidationInfo, field_validator, model_validator
 
 from undistill.data import DATASETS, DatasetFactory, check_dataset_spec, parse_dataset_spec
 from undistill.defenses import OutputDefense, build_output_defense
@@ -63,7 +63,7 @@ class Recipe(Training):
     transfer: str | None = Field(
         None, description="data set whose training images a thief learns on; by default the owner's, those of data"
     )
-    labels: bool | Annotated[int, Field(ge=2, strict=True)] = Field(
+    labels: StrictBool | Annotated[int, Field(ge=2, strict=True)] = Field(
         True, description="whether the thief has the label of every image, of none, or of how many"
     )
     queries: int | None = Field(

@@ -272,12 +272,52 @@ def test_verdict_without_a_reference_or_a_thief_says_so(folder: Path) -> None:
     (study,) = collect(_runs(folder, *_BOOK))
     finding = judge(study)[-1]
     assert finding.headline == "What soft answers leak was not measured."
-    assert "no reference has the thief's images and labels" in dict(finding.items)["Leak"]
+    assert "no reference has the thief's images, labels, protocol and seeds" in dict(finding.items)["Leak"]
     assert dict(finding.items)["Clone"].startswith("Nobody tried with top-1 answers alone")
     (study,) = collect(_runs(folder, *_DEFENDED))
     assert judge(study)[0].headline == "No thief was tried."
     (study,) = collect([*_runs(folder, *_HARD), *_runs(folder, *_ALONE)])
-    assert dict(judge(study)[-1].items)["Leak"].startswith("Nobody tried who looks at more than the named class")
+    assert dict(judge(study)[-1].items)["Leak"].startswith("Nobody tried who learns from probabilities")
+
+
+def test_a_leak_takes_every_reference_and_no_collapse(folder: Path, tmp_path: Path) -> None:
+    numbers = {_ALONE: 59.0, _SMOOTH: 60.0, _TWIN_BOOK: 96.0, _BOOK: 20.0, _LOW_TAU: 99.0}
+    copy = _forge(folder, tmp_path / "runs", numbers)
+    for run in _runs(copy, *_SMOOTH):
+        shutil.rmtree(run.folder)
+    finding = judge(collect(copy)[0])[1]
+    assert finding.headline == "Whether soft answers leak is not decided."
+    assert "and so not beaten: label_smoothing." in dict(finding.items)["Leak"]
+    numbers = {_ALONE: 95.0, _SMOOTH: 95.0, _BOOK: 10.0, _LOW_TAU: 10.0}
+    copy = _forge(folder, tmp_path / "collapsed", numbers, collapsed=True, top_class_share=1.0)
+    finding = judge(collect(copy)[0])[1]
+    assert finding.headline == "Whether soft answers leak is not decided."
+    assert "not proof of protection" in dict(finding.items)["Leak"]
+
+
+def test_references_of_other_seeds_leave_those_that_all_have(folder: Path, tmp_path: Path) -> None:
+    copy = _forge(folder, tmp_path / "runs", {_ALONE: 59.0, _SMOOTH: 60.0, _LOW_TAU: 99.0, _BOOK: 50.0})
+    shutil.rmtree(_runs(copy, *_SMOOTH)[1].folder)
+    leak = dict(judge(collect(copy)[0])[1].items)["Leak"]
+    assert "one seed, 60 test images" in leak
+    assert "nan" not in leak
+
+
+def test_who_has_the_weights_learns_from_no_soft_answers(folder: Path, tmp_path: Path) -> None:
+    victim = _runs(folder, *_TWIN)[0]
+    stolen = attack(
+        victim=victim, model="cnn(channels=4)", method="finetune", access="gradients", runs=tmp_path, **_PROTOCOL
+    )
+    (study,) = collect([victim, stolen])
+    assert "Nobody tried who learns from probabilities" in dict(judge(study)[0].items)["Leak"]
+
+
+def test_one_seed_of_two_victims_is_refused(tmp_path: Path) -> None:
+    common = {**_PROTOCOL, "epochs": 1, "model": _MLP, "runs": tmp_path}
+    for seed in (0, 1):
+        attack(victim=train(seed=seed, **common), method="kd", **common)
+    with pytest.raises(RunError, match="differ in the seed of a victim"):
+        collect(tmp_path)
 
 
 def test_names_that_are_the_labels_are_no_theft(folder: Path, tmp_path: Path) -> None:

@@ -83,12 +83,16 @@ def is_tautology(study: RunGroup, extraction: Extraction) -> bool:
 
     Then he is the student alone, and his accuracy says nothing of his victim.
     """
-    if extraction.soft or extraction.means.labels is False or extraction.means.transfer is not None:
+    if not extraction.named or extraction.means.labels is False:
+        return False
+    if not all(replicates.labelled for replicates in extraction.by.values()):
         return False
     runs = [run for replicates in extraction.by.values() for run in replicates.runs]
     told = [run.result.get("answers_right") for run in runs]
     if all(right is not None for right in told):
         return min(float(right) for right in told if right is not None) >= _NAMES
+    if extraction.means.transfer is not None:  # asked at every step, about images that nobody kept count of
+        return False
     teacher = study.teacher(extraction.teacher)
     if teacher is None or teacher.replicates is None:
         return False
@@ -103,7 +107,7 @@ def thieves(study: RunGroup) -> Grid | None:
         "accuracy, %",
         "fidelity, %",
         "excess fidelity, points",
-        "fidelity where the student alone disagrees, %",
+        "fidelity where that reference disagrees, %",
         "KL, nats",
         "queries",
         "images",
@@ -129,7 +133,8 @@ def _mark(study: RunGroup, one: Extraction) -> str:
 
 
 def _texts(study: RunGroup, one: Extraction, student: Student, runs: Replicates) -> Iterator[str]:
-    same = copied(runs, study.references_of(student, one.means).get("ce"))
+    reference = study.alone(one, student)
+    same = copied(runs, None if reference is None else reference[1])
     yield value(runs.accuracy, with_n=False)
     yield "–" if same is None else value(same.fidelity, with_n=False)
     yield "–" if same is None or same.excess is None else _spread(same.excess)

@@ -161,8 +161,8 @@ def _measured(group: RunGroup, suffix: str) -> Iterator[Part]:
             name=f"thieves{suffix}",
             header="Thieves",
             title="What each had and got, on the owner's test images; fidelity: how often it names the class that the "
-            "victim names, excess fidelity: how much more often than the student alone on the same images and labels; "
-            "KL of its answers from the victim's",
+            "victim names, excess fidelity: how much more often than its reference, the same student alone with the "
+            "same labels or, without any, on the classes that the victim names; KL of its answers from the victim's",
             grid=thieves,
             notes=tuple(_thief_notes(group)),
         )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -25,6 +25,7 @@ from undistill.functional import (
 )
 from undistill.methods import build_method
 from undistill.recipe import Recipe, Source
+from undistill.registry import Spec
 from undistill.reporting.wording import distinguish, method_label, model_label
 from undistill.run import Run
 from undistill.victim import Access
@@ -76,6 +77,10 @@ class Replicates:
         """Return a measure of the result by seed, where it is known."""
         found = {run.recipe.seed: _read(run.result, key) for run in self.runs}
         return {seed: scale * value for seed, value in found.items() if value is not None}
+
+    def at(self, seeds: Collection[int]) -> Replicates:
+        """Return those of some seeds, one or more."""
+        return Replicates(tuple(run for run in self.runs if run.recipe.seed in seeds))
 
     @property
     def chance(self) -> bool:
@@ -233,7 +238,8 @@ class Extraction:
         method: Spec of the attack.
         label: What it is called, e.g. ``kd (τ=4, α=0.9)``, with what the thief has where thieves differ in it.
         means: What the thief has.
-        soft: It looks at more than the class that the victim names.
+        soft: It learns from probabilities or logits: more than the named class, less than what is inside the victim.
+        policy: Output defense that its answers passed; None for none.
         textbook: Distillation at the very temperature that the defense was made for; any other way is adaptive.
         uses_labels: The attack needs the true labels too.
         by: Its runs by the key of the student.
@@ -244,9 +250,15 @@ class Extraction:
     label: str
     means: Means
     soft: bool
+    policy: str | None
     textbook: bool
     uses_labels: bool
     by: Mapping[str, Replicates]
+
+    @property
+    def named(self) -> bool:
+        """Whether it learns from the named class alone."""
+        return build_method(self.method).access == Access.LABELS
 
 
 @dataclass(frozen=True)
@@ -293,21 +305,34 @@ class RunGroup:
         """
         found = self.references_of(student, extraction.means)
         alone = {f"the same student alone by {method_label(method)}": runs for method, runs in found.items()}
+        return {**alone, **self._named(extraction, student)}
+
+    def _named(self, extraction: Extraction, student: Student) -> dict[str, Replicates]:
+        """Return the student on the classes that the victim names, where some images have no other label."""
         if not extraction.soft or extraction.by[student.key].labelled:
-            return alone
-        named = {
+            return {}
+        return {
             other.label: other.by[student.key]
             for other in self.extractions_from(extraction.teacher)
-            if not other.soft and other.means == extraction.means and student.key in other.by
+            if other.named
+            and (other.means, other.policy) == (extraction.means, extraction.policy)
+            and student.key in other.by
         }
-        return {**alone, **named}
 
-    def alone(self, extraction: Extraction, student: Student) -> Replicates | None:
-        """Return the reference that the table compares with: the student alone, or else the best on top-1 answers."""
+    def alone(self, extraction: Extraction, student: Student) -> tuple[str, Replicates] | None:
+        """Return what tables compare with, and its name: the student alone, or the best on the named classes."""
         if extraction.means.labels is not False:
-            return self.references_of(student, extraction.means).get("ce")
-        found = self.yardsticks(extraction, student)
-        return max(found.values(), key=lambda replicates: replicates.accuracy.mean, default=None)
+            found = self.references_of(student, extraction.means).get("ce")
+            return None if found is None else ("the same student alone by ce", found)
+        named = self.yardsticks(extraction, student).items()
+        return max(named, key=lambda one: one[1].accuracy.mean, default=None)
+
+    def untried(self, extraction: Extraction, student: Student) -> list[str]:
+        """Return the references that a thief who has gained something must have beaten, and that nobody tried."""
+        methods = {build_method(method).name for method in self.references_of(student, extraction.means)}
+        needed = {"ce", "label_smoothing"} if extraction.means.labels is not False else set()
+        unlabelled = extraction.soft and not extraction.by[student.key].labelled
+        return sorted(needed - methods) + ["hard_label"] * (unlabelled and not self._named(extraction, student))
 
     def extractions_from(self, key: str) -> list[Extraction]:
         """Return how a teacher was stolen from."""
@@ -415,7 +440,13 @@ def _group(data: str, runs: Iterable[Run], unfinished: int, unknown: tuple[str, 
     families: dict[str, list[Run]] = defaultdict(list)
     ordered = sorted(runs, key=lambda run: (run.recipe.model, run.recipe.method, run.recipe.seed, run.recipe.hash))
     for run in ordered:
-        families[run.recipe.family].append(run)
+        family = families[run.recipe.family]
+        if family and family[-1].recipe.seed == run.recipe.seed:
+            raise RunError(
+                f"{family[-1].folder.name} and {run.folder.name} are of one seed and differ in the seed of a victim or "
+                "adversary: give each its own seed too, or report them apart"
+            )
+        family.append(run)
     replicates = [Replicates(tuple(family)) for family in families.values()]
     teachers = _teachers(replicates)
     attacks = [replicate for replicate in replicates if replicate.recipe.kind == "attack"]
@@ -493,7 +524,9 @@ def _details(source: Source) -> dict[str, Any]:
 
 
 def _student_key(recipe: Recipe) -> str:
-    return f"{recipe.model}|{sorted(_protocol(recipe).items())}"
+    module = Spec.parse(recipe.model).name.partition(":")[0]  # whose source makes it another net
+    code = [each for each in recipe.code if each.partition("=")[0] == module]
+    return f"{recipe.model}|{sorted(_protocol(recipe).items())}|{code}"
 
 
 def _protocol(recipe: Recipe) -> dict[str, Any]:
@@ -537,8 +570,8 @@ def _extractions(attacks: Sequence[Replicates], teachers: Sequence[Teacher]) -> 
         label = _with(labels[spec], means.among(all_means))
         label += f", victim gives {access}" if len(accesses[spec]) > 1 else ""
         label += "" if policy is None else f", behind {policy}"
-        soft = method.access > Access.LABELS
-        extractions.append(Extraction(victim, spec, label, means, soft, textbook, method.uses_labels, by))
+        soft = Access.PROBS <= method.access <= Access.LOGITS
+        extractions.append(Extraction(victim, spec, label, means, soft, policy, textbook, method.uses_labels, by))
     return tuple(
         sorted(extractions, key=lambda one: (order[one.teacher], one.means.order, not one.textbook, one.label))
     )

@@ -164,7 +164,7 @@ def _teacher_rows(study: RunGroup, teacher: Teacher) -> Iterator[Row]:
     for i, extraction in enumerate(extractions):
         by = extraction.by if extraction is not None else {}
         cells = (
-            _cell(by[student.key], study.alone(extraction, student))
+            _cell(by[student.key], _reference(study, extraction, student))
             if extraction is not None and student.key in by
             else None
             for student in study.students
@@ -172,6 +172,11 @@ def _teacher_rows(study: RunGroup, teacher: Teacher) -> Iterator[Row]:
         label = "" if extraction is None else extraction.label + TAUTOLOGY * is_tautology(study, extraction)
         kind = "defended" if teacher.defended else "normal"
         yield Row(teacher.label, teacher.name, label, accuracy, tuple(cells), len(extractions) if i == 0 else 0, kind)
+
+
+def _reference(study: RunGroup, extraction: Extraction, student: Student) -> Replicates | None:
+    found = study.alone(extraction, student)
+    return None if found is None else found[1]
 
 
 def _cell(replicates: Replicates, reference: Replicates | None) -> Cell:

@@ -9,11 +9,20 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-from undistill.functional import Best, Difference, Interval, best_of, best_proportion_of, clip, wilson_interval
+from undistill.functional import (
+    Best,
+    Difference,
+    Interval,
+    best_of,
+    best_proportion_of,
+    clip,
+    paired_difference,
+    wilson_interval,
+)
 from undistill.reporting.measures import is_tautology
 from undistill.reporting.parts.findings import Dot, Finding, Ladder
 from undistill.reporting.runs import Extraction, Replicates, RunGroup, Student, Teacher
-from undistill.reporting.wording import gap, join, ordinary, points, seeds
+from undistill.reporting.wording import difference, gap, join, method_label, ordinary, points, seeds
 
 __all__ = ["COLLAPSE_WARNING", "collapse_share", "judge", "ladders", "leak_of"]
 
@@ -75,52 +84,96 @@ class Leak:
     Attributes:
         best: Who it is, beyond what, and how sure that is, corrected for the choice among all thieves tried.
         student: Who learned.
-        thieves: How many were tried that have something to be compared with.
         gained: Runs of the best thief.
+        thieves: How many were compared.
+        left_out: How many have no reference with the same student, protocol and means, or no seed in common with one.
+        untried: References that it would have to be compared with, and was not.
+        lost: Whether every thief is decidedly below a reference.
     """
 
     best: Best
     student: Student
-    thieves: int
     gained: Replicates
+    thieves: int
+    left_out: int
+    untried: tuple[str, ...]
+    lost: bool
+
+    @property
+    def verdict(self) -> str:
+        """``leak``, ``loss`` or ``not decided``: collapsed thieves decide nothing, nor do references nobody tried."""
+        if self.best.verdict == "leak" and not self.untried:
+            return "leak"
+        return "loss" if self.lost and not self.gained.collapsed else "not decided"
+
+
+@dataclass(frozen=True)
+class _Contest:
+    """Thieves of one student with the same means, and the references that these have to beat."""
+
+    student: Student
+    thieves: Mapping[str, Replicates]
+    references: Mapping[str, Replicates]
+    untried: tuple[str, ...]
 
 
 def leak_of(study: RunGroup, teacher: Teacher) -> Leak | None:
     """Return what soft answers of a teacher gave the best thief; None if no thief had something to be compared with.
 
-    Thieves are compared with references of the same student, images and labels. The choice among students and means is
-    corrected for like that among thieves: each of C comparisons is made at the confidence 1 - 0.05/C.
+    Thieves are compared with references of the same student, images and labels, over the seeds that all have. The
+    choice among students and means is corrected for like that among thieves: each of C comparisons is made at the
+    confidence 1 - 0.05/C.
     """
-    thieves = [one for one in study.extractions_from(teacher.key) if one.soft]
-    fields = {
-        (student.key, means): (
-            student,
-            {one.label: one.by[student.key] for one in thieves if one.means == means and student.key in one.by},
-            next(study.yardsticks(one, student) for one in thieves if one.means == means and student.key in one.by),
-        )
-        for student in study.students
-        for means in dict.fromkeys(one.means for one in thieves if student.key in one.by)
-    }
-    contests = [field for field in fields.values() if field[2]]
+    contests, everybody = list(_contests(study, teacher)), 0
+    for one in study.extractions_from(teacher.key):
+        everybody += len(one.by) if one.soft else 0
     found = []
-    for student, candidates, references in contests:
-        best = _compare(candidates, references, 1 - (1 - _CONFIDENCE) / len(contests))
+    for contest in contests:
+        best = _compare(contest, 1 - (1 - _CONFIDENCE) / len(contests))
         if best is not None:
-            found.append(Leak(best, student, sum(len(each) for _, each, _ in contests), candidates[best.candidate]))
-    return max(found, key=lambda one: (one.best.verdict == "leak", one.best.difference.mean), default=None)
+            found.append((best, contest))
+    if not found:
+        return None
+    best, contest = max(found, key=lambda one: (one[0].verdict == "leak", one[0].difference.mean))
+    compared = sum(len(other.thieves) for _, other in found)
+    return Leak(
+        best,
+        contest.student,
+        contest.thieves[best.candidate],
+        compared,
+        everybody - compared,
+        contest.untried,
+        compared == everybody and all(other.verdict == "loss" for other, _ in found),
+    )
 
 
-def _compare(
-    candidates: Mapping[str, Replicates], references: Mapping[str, Replicates], confidence: float
-) -> Best | None:
-    """Return the best candidate: by seeds; where all have the same single one, by the test images."""
-    everybody = [*candidates.values(), *references.values()]
-    if len({tuple(one.accuracies) for one in everybody}) == 1 and len(everybody[0].runs) == 1:
-        right = [{name: one.right for name, one in group.items()} for group in (candidates, references)]
+def _contests(study: RunGroup, teacher: Teacher) -> Iterator[_Contest]:
+    soft = [one for one in study.extractions_from(teacher.key) if one.soft]
+    for student in study.students:
+        tried = [one for one in soft if student.key in one.by]
+        for means, policy in dict.fromkeys((one.means, one.policy) for one in tried):
+            thieves = [one for one in tried if (one.means, one.policy) == (means, policy)]
+            references = study.yardsticks(thieves[0], student)
+            if references:
+                by = {one.label: one.by[student.key] for one in thieves}
+                yield _Contest(student, by, references, tuple(study.untried(thieves[0], student)))
+
+
+def _compare(contest: _Contest, confidence: float) -> Best | None:
+    """Return the best thief over the seeds that all have; of one seed, over the test images."""
+    everybody = [*contest.thieves.values(), *contest.references.values()]
+    seeds = set.intersection(*(set(one.accuracies) for one in everybody))
+    if not seeds:
+        return None
+    thieves, references = (
+        {name: one.at(seeds) for name, one in group.items()} for group in (contest.thieves, contest.references)
+    )
+    if len(seeds) == 1:
+        right = [{name: one.right for name, one in group.items()} for group in (thieves, references)]
         if all(each is not None for group in right for each in group.values()):
             named = ({name: each.tolist() for name, each in group.items() if each is not None} for group in right)
             return best_proportion_of(*named, confidence=confidence)
-    by_seed = ({name: one.accuracies for name, one in group.items()} for group in (candidates, references))
+    by_seed = ({name: one.accuracies for name, one in group.items()} for group in (thieves, references))
     return best_of(*by_seed, confidence=confidence, resolution=everybody[0].resolution)
 
 
@@ -135,41 +188,48 @@ def _judge(study: RunGroup, teacher: Teacher) -> Finding:
         items.append(("Price", _price(study, teacher)))
     elif teacher.replicates is not None:
         items.append(("The teacher", f"{_accuracy(teacher)}."))
-    return Finding(subject=teacher.label, headline=_headline(extractions, leak), items=tuple(items))
+    return Finding(subject=teacher.label, headline=_headline(study, extractions, leak), items=tuple(items))
 
 
-def _headline(extractions: Sequence[Extraction], leak: Leak | None) -> str:
+def _headline(study: RunGroup, extractions: Sequence[Extraction], leak: Leak | None) -> str:
     if not extractions:
         return "No thief was tried."
     if leak is None:
         return "What soft answers leak was not measured."
-    found = leak.best.difference
-    if leak.best.verdict == "leak":
-        return f"Soft answers leak {points(found.mean)}."
-    if leak.best.verdict == "loss":
+    if leak.verdict == "leak":
+        thief = next(one for one in extractions if one.label == leak.best.candidate)
+        told = thief.means.among({one.means for one in study.extractions})
+        return f"Soft answers leak {points(leak.best.difference.mean)}{f' ({told})' if told else ''}."
+    if leak.verdict == "loss":
         return "No thief tried here gains from soft answers."
     return "Whether soft answers leak is not decided."
 
 
 def _leak(extractions: Sequence[Extraction], leak: Leak | None) -> str:
     if not any(one.soft for one in extractions):
-        return "Nobody tried who looks at more than the named class; try kd, and look again."
+        return "Nobody tried who learns from probabilities; try kd, and look again."
     if leak is None:
         return (
-            "Not measured: no reference has the thief's images and labels. Train the same student with ce and "
-            "label_smoothing (without labels: attack with hard_label) on the same transfer, labels and queries."
+            "Not measured: no reference has the thief's images, labels, protocol and seeds. Train the same student "
+            "with ce and label_smoothing (for images without labels: attack with hard_label) on the same transfer, "
+            "labels and queries."
         )
-    best, found = leak.best, leak.best.difference
-    chosen = f"the best of {leak.thieves} thieves" if leak.thieves > 1 else "the only thief tried"
-    who = f"{chosen}, {leak.student.name} by {best.candidate},"
-    sure = _sure(found)
-    if best.verdict == "leak":
-        text = f"Soft answers gave {who} {gap(found)} beyond {best.reference}, on the same images {sure}."
-    elif best.verdict == "loss":
-        text = f"Soft answers gave nothing: {who} ends {gap(found)} from {best.reference}, on the same images"
-        text += f" {sure}."
+    best, gained = leak.best, gap(leak.best.difference)
+    chosen = f"the best of {leak.thieves} thieves" if leak.thieves > 1 else "the only thief compared"
+    who, sure = f"{chosen}, {leak.student.name} by {best.candidate},", _sure(best.difference)
+    same = "with the same images and labels" if leak.gained.labelled else "with the same labels"
+    if "alone" not in best.reference:
+        same = "on the same images"
+    if leak.verdict == "leak":
+        text = f"Soft answers gave {who} {gained} beyond {best.reference}, {same} {sure}."
+    elif leak.verdict == "loss":
+        text = f"Soft answers gave nothing: {who} ends {gained} from {best.reference}, {same} {sure}."
     else:
-        text = f"Not decided {sure}: {who} ends {gap(found)} from {best.reference}, on the same images."
+        text = f"Not decided {sure}: {who} ends {gained} from {best.reference}, {same}."
+    if leak.untried:
+        text += f" Not tried with the same means, and so not beaten: {join(leak.untried)}."
+    if leak.left_out:
+        text += f" Left out, for want of a reference with the same protocol, means and seeds: {leak.left_out}."
     if leak.gained.collapsed:
         text += f" It answers {collapse_share(leak.gained)}. {COLLAPSE_WARNING}"
     return text
@@ -183,7 +243,7 @@ def _sure(found: Difference) -> str:
 
 def _clone(study: RunGroup, extractions: Sequence[Extraction]) -> str:
     """Say how far top-1 answers go."""
-    named = [one for one in extractions if not one.soft]
+    named = [one for one in extractions if one.named]
     if not named:
         return "Nobody tried with top-1 answers alone; try hard_label, and look again."
     honest = [one for one in named if not is_tautology(study, one)]
@@ -201,28 +261,41 @@ def _clone(study: RunGroup, extractions: Sequence[Extraction]) -> str:
     if not tried:
         return "Not measured: these runs were made before fidelity was."
     one, student, runs, fidelity = max(tried, key=lambda each: each[3].mean)
+    best = f"the best of {len(tried)}, " if len(tried) > 1 else ""
     text = (
-        f"From top-1 answers alone, {student.name} by {one.label} names the victim's class for "
+        f"From top-1 answers alone, {best}{student.name} by {one.label}, names the victim's class for "
         f"{_percent(fidelity, runs)} of the test images, after {ordinary(runs.measure('queries'))} queries "
         f"({seeds(fidelity.n)})."
     )
-    budgets = {q.mean for *_, each, _ in tried if (q := each.measure("queries")) is not None}
-    if len(budgets) < 2:
-        return text
-    return f"{text} {_first_above(tried)}"
+    return f"{text} {_first_above(tried)}" if len(tried) > 1 else text
 
 
 def _first_above(tried: Sequence[tuple[Extraction, Student, Replicates, Interval]]) -> str:
-    """Say with how few queries a student first agreed with the victim about nearly everything, by its interval."""
-    sure = [
-        (asked.mean, fidelity, runs)
-        for *_, runs, fidelity in tried
-        if (asked := runs.measure("queries")) is not None and _ends(fidelity, runs)[0] > _CLONED
-    ]
-    if not sure:
-        return f"No number of queries tried brings that surely above {_CLONED:g} %."
-    queries, fidelity, runs = min(sure, key=lambda each: each[0])
-    return f"It is surely above {_CLONED:g} % from {queries:,.0f} queries on ({_percent(fidelity, runs)})."
+    """Say from how many queries on one way of stealing surely agrees with the victim about nearly everything.
+
+    Over seeds, corrected for everything that was tried; of a way that is so at all larger numbers of queries too.
+    """
+    ways: dict[tuple[str, str], list[tuple[float, bool]]] = {}
+    for one, student, runs, _ in tried:
+        found = runs.by_seed("fidelity", 100)
+        above = paired_difference(
+            found,
+            dict.fromkeys(found, _CLONED),
+            confidence=1 - (1 - _CONFIDENCE) / len(tried),
+            resolution=runs.resolution,
+        )
+        asked = runs.measure("queries")
+        if above is not None and asked is not None:
+            ways.setdefault((student.name, one.method), []).append((asked.mean, above.decided and above.mean > 0))
+    starts = []
+    for (student_name, method), line in ways.items():
+        line.sort()
+        sure = [queries for at, (queries, _) in enumerate(line) if all(ok for _, ok in line[at:])]
+        starts += [(min(sure), student_name, method)] if sure else []
+    if not starts:
+        return f"With no number of queries tried that is surely above {_CLONED:g} %."
+    queries, student_name, method = min(starts)
+    return f"It is surely above {_CLONED:g} % from {queries:,.0f} queries on, {student_name} by {method_label(method)}."
 
 
 def _textbook(study: RunGroup, extractions: list[Extraction]) -> str:
@@ -232,15 +305,28 @@ def _textbook(study: RunGroup, extractions: list[Extraction]) -> str:
             runs = one.by.get(student.key)
             if runs is None:
                 continue
-            alone = study.alone(one, student)
-            found = runs.beyond(alone) if alone is not None else None
-            told = "" if found is None else f", {gap(found)} from the same student alone"
-            told += "" if found is None or found.decided else " (not decided)"
+            reference = study.alone(one, student)
+            found = runs.beyond(reference[1]) if reference is not None else None
+            told = f", {gap(found)} from {reference[0]} {_sure(found)}" if found is not None and reference else ""
+            told += "" if found is None or found.decided else ", which is not decided"
+            told += _than_from_the_twin(study, one, student)
             ends.append(f"{student.name} by {one.label} ends at {_percent(runs.accuracy, runs)}{told}")
             if runs.collapsed:
                 collapses.append(f"{student.name} answers {collapse_share(runs)}")
     text = f"distills at the defense's own temperature: {'; '.join(ends)}."
     return f"{text} But {join(collapses)}. {COLLAPSE_WARNING}" if collapses else text
+
+
+def _than_from_the_twin(study: RunGroup, one: Extraction, student: Student) -> str:
+    """Say how the same thief does with the normal twin; nothing where nobody tried."""
+    victim = study.teacher(one.teacher)
+    for other in study.extractions_from(victim.twin) if victim is not None and victim.twin is not None else ():
+        if (other.method, other.means, other.policy) == (one.method, one.means, one.policy) and student.key in other.by:
+            found = one.by[student.key].beyond(other.by[student.key])
+            if found is not None:
+                undecided = "" if found.decided else ", which is not decided"
+                return f", and {gap(found)} from the same thief of the normal twin{undecided}"
+    return ""
 
 
 def _price(study: RunGroup, teacher: Teacher) -> str:
@@ -254,17 +340,13 @@ def _price(study: RunGroup, teacher: Teacher) -> str:
         return f"The teacher {_accuracy(teacher)}; its normal twin has no seed in common with it."
     sure = "" if found.decided else ", which is not decided"
     text = f"The teacher {_accuracy(teacher)}, {gap(found)} from its normal twin {_sure(found)}{sure}"
-    told = [
-        f"{name} {ours.mean:{form}} instead of {theirs.mean:{form}}"
-        for name, key, scale, form in (
-            ("calibration error (ECE, %)", "selected.ece", 100, ".1f"),
-            ("negative log-likelihood", "selected.nll", 1, ".3f"),
-            ("AURC (%)", "selected.aurc", 100, ".2f"),
-        )
-        if (ours := teacher.replicates.measure(key, scale)) is not None
-        and (theirs := twin.replicates.measure(key, scale)) is not None
-    ]
-    return f"{text}; {join(told)}." if told else f"{text}."
+    told = []
+    for name, key, scale in (("ECE, points", "ece", 100), ("NLL, nats", "nll", 1), ("AURC, points", "aurc", 100)):
+        ours, theirs = (one.by_seed(f"selected.{key}", scale) for one in (teacher.replicates, twin.replicates))
+        change = paired_difference(ours, theirs)
+        if change is not None:
+            told.append(f"{name}: {difference(change.mean, change.ends).strip('()')}")
+    return f"{text}. {'; '.join(told)}." if told else f"{text}."
 
 
 def _accuracy(teacher: Teacher) -> str:

@@ -39,6 +39,7 @@ def make_cell(
     runs = {recipe.seed: run for recipe in recipes if (run := workspace.find(recipe)) is not None}
     printed = printed or PaperCell()
     values = {str(seed): read(run) for seed, run in runs.items()}
+    accuracies = {str(seed): run.accuracy for seed, run in runs.items()}
     interval = mean_interval(values.values()) if values else None
     mean, half_width = (interval.mean, interval.half_width) if interval else (None, None)
     reach = prediction_half_width(interval) if interval else None
@@ -58,7 +59,7 @@ def make_cell(
         runs={str(seed): run.folder.name for seed, run in runs.items()},
         failures={str(r.seed): _reason(failures.get(r.hash)) for r in recipes if r.seed not in runs},
         images=measured["test_images"] if measured else None,
-        chance_seeds=chance_seeds(values, measured["test_images"], measured["classes"]) if measured else (),
+        chance_seeds=chance_seeds(accuracies, measured["test_images"], measured["classes"]) if measured else (),
     )
 
 

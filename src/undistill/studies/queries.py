@@ -1,7 +1,7 @@
 """What a thief gets for how many queries: soft answers against the named class, from a normal and a nasty teacher.
 
-Every point is a fresh student on as many images as it has queries, each asked about once, with the same number of steps
-for all of them (the budgeted comparison of public benchmarks of model extraction). Beside them is the student alone.
+Every point is a fresh student on as many images as it has queries, each asked about once, in as many steps as any other
+has (the budgeted comparison of public benchmarks of model extraction). Beside them is the student alone.
 """
 
 from __future__ import annotations
@@ -95,7 +95,7 @@ class QueryStudy(Study):
         """Return a part of kind ``curves``: a panel of curves for each measure."""
         cell = partial(make_cell, workspace=workspace, failures=failures)
         panels = tuple(
-            self._panel(name, measure, curves, partial(cell, read=_MEASURES[measure][1]))
+            self._panel(name, measure, curves, partial(cell, read=_MEASURES[measure][1]), workspace)
             for measure in self.measures
             for name, curves in self.panels.items()
         )
@@ -107,8 +107,22 @@ class QueryStudy(Study):
         ]
         return Curves.make(**common(self, named, self.notes), panels=panels)
 
+    def _asked(self, curve: Curve, workspace: Workspace) -> dict[int, tuple[Recipe, ...]]:
+        """Return the points of a curve by how many images were asked about: a set has no more than it has."""
+        found: dict[int, tuple[Recipe, ...]] = {}
+        for budget, recipes in curve.points.items():
+            run = None if curve.of is None else workspace.find(recipes[0])
+            asked = None if run is None else run.result.get("queries")
+            found.setdefault(budget if asked is None else int(asked), recipes)
+        return found
+
     def _panel(
-        self, name: str, measure: str, curves: Sequence[Curve], cell: Callable[[Sequence[Recipe]], Cell]
+        self,
+        name: str,
+        measure: str,
+        curves: Sequence[Curve],
+        cell: Callable[[Sequence[Recipe]], Cell],
+        workspace: Workspace,
     ) -> parts.Panel:
         several = len(self.measures) > 1
         return parts.Panel(
@@ -122,7 +136,9 @@ class QueryStudy(Study):
                     label=curve.label,
                     role="teacher" if curve.name == "teacher" else "student",
                     against=curve.of,
-                    points=tuple(parts.Point(x=x, **dict(cell(recipes))) for x, recipes in curve.points.items()),
+                    points=tuple(
+                        parts.Point(x=x, **dict(cell(recipes))) for x, recipes in self._asked(curve, workspace).items()
+                    ),
                 )
                 for curve in curves
                 if measure == "accuracy" or (curve.of is not None and curve.name != "teacher")
@@ -144,7 +160,7 @@ def check_budgets(budgets: Sequence[int]) -> tuple[int, ...]:
 
 _SOFT: dict[str, Any] = {"labels": False, "access": "probs"}
 _NAMED: dict[str, Any] = {"labels": False, "access": "labels"}
-_OTHER_EPOCHS = 7  # of USPS, whose set is that much smaller than MNIST: the same number of steps
+_OTHER_EPOCHS = 7  # of USPS, whose set is that much smaller than MNIST: about as many steps
 _WAYS: dict[str, tuple[str, dict[str, Any]]] = {
     "soft": ("soft answers, τ=1", {**_SOFT, "method": "kd(temperature=1, alpha=1)"}),
     "softer": ("soft answers, τ=4", {**_SOFT, "method": "kd(temperature=4, alpha=1)"}),
@@ -206,9 +222,11 @@ def queries(
         tuple(_MEASURES),
         (
             "A query is an image that the victim is asked about; each is asked about once, and its answer serves all "
-            "epochs. All students take the same number of steps.",
-            "Labels alone: the same student, without any victim, on as many images with their true labels.",
-            f"Other images: a thief who has none of the victim's kind, but those of {surrogate}, without labels.",
+            "epochs. Students take one pass over the owner's training set, whatever their budget: images come again.",
+            "Thieves have no labels and take any images. Labels alone: the same student, without any victim, on as many "
+            "images with their true labels, of every class alike.",
+            f"Other images: a thief who has none of the victim's kind, but those of {surrogate}, without labels, in "
+            f"{_OTHER_EPOCHS} passes over these.",
             "Nothing is chosen on test images: what is shown was set before it was run.",
         ),
     )
