@@ -17,7 +17,7 @@ from undistill._version import __version__
 from undistill.code import check_code, check_imported
 from undistill.data.convert import check_domains
 from undistill.data.dataset import UNKNOWN, Dataset, Images
-from undistill.data.holdings import Holdings, hold, on_hand
+from undistill.data.holdings import Holdings, hold, on_hand, overlap
 from undistill.engine.answers import read_answers, write_answers
 from undistill.engine.callbacks import Callbacks, MetricsLog, TensorBoard
 from undistill.engine.device import pick_device
@@ -382,7 +382,16 @@ def _means(prepared: _Prepared, started: _Started, fitted: TrainResult) -> dict[
         "fidelity": agreement(fitted.logits, started.told),
         "kl": float(kl_divergence(started.told, fitted.logits)),
         "answers_right": _right(victim, prepared.holdings.truth),
+        **_overlaps(prepared),
     }
+
+
+def _overlaps(prepared: _Prepared) -> dict[str, int]:
+    """Return how many of a thief's own images are the owner's: a theft looks better for each of these."""
+    images, data = prepared.holdings.images, prepared.data
+    if prepared.transfer is None:
+        return {}
+    return {"images_of_owner": overlap(images, data.train), "images_of_test": overlap(images, data.test)}
 
 
 def _right(victim: Victim, truth: Tensor) -> float | None:

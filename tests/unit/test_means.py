@@ -16,7 +16,7 @@ from undistill.attacks.htc import HTC
 from undistill.attacks.kd import KD
 from undistill.data import DATASETS, load_dataset
 from undistill.data.dataset import UNKNOWN, Dataset, Images
-from undistill.data.holdings import hold, on_hand
+from undistill.data.holdings import hold, on_hand, overlap
 from undistill.data.loader import Batch, Loader
 from undistill.engine.answers import read_answers, write_answers
 from undistill.engine.fast.graphs import GraphStepper
@@ -366,3 +366,16 @@ def test_htc_is_its_formula() -> None:
     q = net(x).double().log_softmax(1)
     expected = 0.8 * 3 * (p * (p.log() - q)).sum(1).mean() - 0.2 * q[range(6), y].mean()
     assert float(loss) == pytest.approx(float(expected), rel=1e-5)
+
+
+def test_images_that_are_the_owners_are_counted(teacher: Run, digits: Dataset) -> None:
+    run = steal(teacher, method="hard_label", labels=False, transfer="digits(subset=300)", queries=100)
+    assert (run.result["images_of_owner"], run.result["images_of_test"]) == (100, 0)
+    assert overlap(digits.test, digits.test) == len(digits.test)
+    other = steal(teacher, method="hard_label", labels=False, transfer="negative(of='digits')", queries=50)
+    assert (other.result["images_of_owner"], other.result["images_of_test"]) == (0, 0)
+
+
+def test_too_few_labels_to_hold_some_out_are_said_so(teacher: Run) -> None:
+    with pytest.raises(DataError, match=r"holdout=0\.1: .*set holdout=0 selection=last, or have more labels"):
+        steal(teacher, method="kd", labels=10, holdout=0.1, selection="heldout")

@@ -13,7 +13,7 @@ from undistill.data.convert import convert_images
 from undistill.data.dataset import UNKNOWN, Dataset, Images, stratified_split
 from undistill.errors import DataError, RecipeError
 
-__all__ = ["Holdings", "hold", "on_hand"]
+__all__ = ["Holdings", "hold", "on_hand", "overlap"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -107,6 +107,12 @@ def hold(images: Images, *, labels: bool | int, queries: int | None, asks: bool)
     y = torch.full_like(images.y, UNKNOWN)
     y[labelled] = images.y[labelled]
     return Holdings(Images(images.x, y).subset(chosen), len(images), images.y[chosen])
+
+
+def overlap(images: Images, others: Images) -> int:
+    """Return how many images are among others, pixel by pixel; all are of one shape."""
+    known = {x.tobytes() for x in others.x.numpy()}
+    return sum(x.tobytes() in known for x in images.x.numpy())
 
 
 def _alike(y: Tensor, count: int, field: str) -> Tensor:

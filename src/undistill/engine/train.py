@@ -18,7 +18,7 @@ from undistill.engine.job import Job, TrainResult
 from undistill.engine.stepping import Learner, take_step
 from undistill.engine.synthetic import draw_images
 from undistill.engine.trainer import Split, Trainer
-from undistill.errors import InterruptedRunError, RecipeError
+from undistill.errors import DataError, InterruptedRunError, RecipeError
 from undistill.victim import asked_once
 
 __all__ = ["fit", "fit_together"]
@@ -128,7 +128,12 @@ def _stream(
     if made == "synthetic":
         images = draw_images(job, Frame.of(data), device)
         held = Holdings.of(images)
-    rest, aside = hold_out(held.images.y, config.holdout, config.seed)
+    try:
+        rest, aside = hold_out(held.images.y, config.holdout, config.seed)
+    except DataError as error:
+        raise DataError(
+            f"holdout={config.holdout:g}: {error}; set holdout=0 selection=last, or have more labels"
+        ) from None
     loader = Loader(
         held.images.subset(rest) if len(aside) else held.images,
         batch_size=config.batch_size,

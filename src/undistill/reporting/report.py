@@ -179,8 +179,12 @@ def _measured(group: RunGroup, suffix: str) -> Iterator[Part]:
 def _thief_notes(group: RunGroup) -> Iterator[str]:
     if any(one.means.transfer is None for one in group.extractions):
         yield "The owner's images are the training set itself: more than a thief usually has."
-    if any(one.means.queries is None for one in group.extractions):
+    if any(one.means.queries is None and one.means.transfer != "" for one in group.extractions):
         yield "Asked at every step: without a budget, as in the paper; every question counts."
+    for key, whose in (("images_of_owner", "in the owner's training set"), ("images_of_test", "among the test images")):
+        count = max((int(run.result.get(key) or 0) for run in group.runs), default=0)
+        if count:
+            yield f"Of a thief's own images up to {count:,} are {whose}, pixel by pixel."
     if any(measures.is_tautology(group, one) for one in group.extractions):
         yield (
             "Answers are the labels: the thief has the labels of these images and the victim names them, so this is "

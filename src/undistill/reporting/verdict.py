@@ -181,6 +181,8 @@ def _judge(study: RunGroup, teacher: Teacher) -> Finding:
     extractions = study.extractions_from(teacher.key)
     leak = leak_of(study, teacher)
     items = [("Leak", _leak(extractions, leak)), ("Clone", _clone(study, extractions))] if extractions else []
+    blind = [one for one in extractions if one.means.transfer == ""]
+    items += [("Without an image", _blind(study, blind))] if blind else []
     if teacher.defended:
         textbook = [one for one in extractions if one.textbook]
         textbook = [one for one in textbook if one.means == textbook[-1].means]  # those who have most
@@ -208,6 +210,8 @@ def _headline(study: RunGroup, extractions: Sequence[Extraction], leak: Leak | N
 def _leak(extractions: Sequence[Extraction], leak: Leak | None) -> str:
     if not any(one.soft for one in extractions):
         return "Nobody tried who learns from probabilities; try kd, and look again."
+    if leak is None and all(one.means.transfer == "" for one in extractions if one.soft):
+        return "Not measured: a thief without an image has no reference with the same means."
     if leak is None:
         return (
             "Not measured: no reference has the thief's images, labels, protocol and seeds. Train the same student "
@@ -296,6 +300,24 @@ def _first_above(tried: Sequence[tuple[Extraction, Student, Replicates, Interval
         return f"With no number of queries tried that is surely above {_CLONED:g} %."
     queries, student_name, method = min(starts)
     return f"It is surely above {_CLONED:g} % from {queries:,.0f} queries on, {student_name} by {method_label(method)}."
+
+
+def _blind(study: RunGroup, extractions: Sequence[Extraction]) -> str:
+    """Say how far thieves come who see no image at all."""
+    tried = [
+        (one, student, one.by[student.key])
+        for one in extractions
+        for student in study.students
+        if student.key in one.by
+    ]
+    one, student, runs = max(tried, key=lambda each: each[2].accuracy.mean)
+    best = f"the best of {len(tried)}, " if len(tried) > 1 else ""
+    fidelity = runs.measure("fidelity", 100)
+    told = "" if fidelity is None else f", and names the victim's class for {_percent(fidelity, runs)}"
+    return (
+        f"{best}{student.name} by {one.label}, is right for {_percent(runs.accuracy, runs)} of the test images{told}, "
+        f"after {ordinary(runs.measure('queries'))} queries ({seeds(len(runs.runs))})."
+    )
 
 
 def _textbook(study: RunGroup, extractions: list[Extraction]) -> str:

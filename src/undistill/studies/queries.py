@@ -127,7 +127,7 @@ class QueryStudy(Study):
         several = len(self.measures) > 1
         return parts.Panel(
             name=f"{measure}-{name}" if several else name,
-            title=self.changes.titled("", f"{name}, {measure}" if several else name),
+            title=self.changes.titled("", f"{name}, {measure}" if several else name).replace("reduced", "changed"),
             x=parts.Scale(label="queries", scale="log"),
             y=parts.Axis(label=_MEASURES[measure][0]),
             lines=tuple(
@@ -223,8 +223,8 @@ def queries(
         (
             "A query is an image that the victim is asked about; each is asked about once, and its answer serves all "
             "epochs. Students take one pass over the owner's training set, whatever their budget: images come again.",
-            "Thieves have no labels and take any images. Labels alone: the same student, without any victim, on as many "
-            "images with their true labels, of every class alike.",
+            "Thieves have no labels and take any images. Labels alone: the same student, without any victim, on as "
+            "many images with their true labels, of every class alike.",
             f"Other images: a thief who has none of the victim's kind, but those of {surrogate}, without labels, in "
             f"{_OTHER_EPOCHS} passes over these.",
             "Nothing is chosen on test images: what is shown was set before it was run.",

@@ -118,6 +118,8 @@ class Curves(Part):
         for panel in self.panels:
             dashed = {reference.line: reference for reference in panel.references}
             swept = list(dict.fromkeys(point.x for line in panel.lines for point in line.points))
+            if panel.x.scale != "category":
+                swept.sort()
             rows = []
             for line in panel.lines:
                 points: dict[Any, Cell] = {point.x: point for point in line.points}
