@@ -125,6 +125,7 @@ class QueryStudy(Study):
         workspace: Workspace,
     ) -> parts.Panel:
         several = len(self.measures) > 1
+        teachers = {curve.of for curve in curves} - {None}
         return parts.Panel(
             name=f"{measure}-{name}" if several else name,
             title=self.changes.titled("", f"{name}, {measure}" if several else name).replace("reduced", "changed"),
@@ -135,7 +136,7 @@ class QueryStudy(Study):
                     name=curve.name,
                     label=curve.label,
                     role="teacher" if curve.name == "teacher" else "student",
-                    against=curve.of,
+                    against=curve.of if len(teachers) == 1 else None,
                     points=tuple(
                         parts.Point(x=x, **dict(cell(recipes))) for x, recipes in self._asked(curve, workspace).items()
                     ),
@@ -168,8 +169,8 @@ _WAYS: dict[str, tuple[str, dict[str, Any]]] = {
     "named_smooth": ("named class, smoothed", {**_NAMED, "method": "hard_label(smoothing=0.2)"}),
     "labels": ("labels alone", {"method": "ce"}),
     "labels_smooth": ("labels alone, smoothed", {"method": "label_smoothing(smoothing=0.2)"}),
-    "other_soft": ("soft answers, τ=1, other images", {**_SOFT, "method": "kd(temperature=1, alpha=1)"}),
-    "other_named": ("named class, other images", {**_NAMED, "method": "hard_label"}),
+    "other_soft": ("soft answers, τ=1", {**_SOFT, "method": "kd(temperature=1, alpha=1)"}),
+    "other_named": ("named class", {**_NAMED, "method": "hard_label"}),
 }
 
 
@@ -204,14 +205,21 @@ def queries(
             return adapt(load_recipe("queries/student", **given), changes)
 
         points = {budget: tuple(student(victim, budget) for victim in victims) for budget in asked}
-        return Curve(way, label, None if alone else teacher, points)
+        if not other:
+            return Curve(way, label, None if alone else teacher, points)
+        return Curve(f"{way}_{teacher.split()[0]}", f"{teacher}, {label}", teacher, points)
 
-    panels, adapted = {}, {}
+    panels: dict[str, tuple[Curve, ...]] = {}
+    others: list[Curve] = []
+    adapted = {}
     for teacher, recipe in (("normal teacher", "queries/teacher"), ("nasty teacher", "queries/nasty_teacher")):
         victims = [load_recipe(recipe, seed=seed) for seed in range(seeds)]
         adapted[teacher] = tuple(adapt(victim, changes) for victim in victims)
         own = Curve("teacher", "the victim", teacher, dict.fromkeys(asked, adapted[teacher]))
-        panels[teacher] = (own, *(curve(victims, teacher, way) for way in _WAYS))
+        curves = [curve(victims, teacher, way) for way in _WAYS]
+        others += [one for one in curves if one.name.startswith("other")]
+        panels[teacher] = (own, *(one for one in curves if one not in others))
+    panels["other images"] = tuple(others)
     return QueryStudy(
         "queries",
         "What a thief gets for how many queries",
