@@ -19,13 +19,14 @@ from undistill.reporting.parts import Part
 from undistill.reporting.parts import curves as parts
 from undistill.reporting.parts.curves import Curves
 from undistill.run import Failure, Run
-from undistill.studies.cells import common, make_cell
+from undistill.studies.cells import against, common, make_cell
 from undistill.studies.changes import Changes, adapt
 from undistill.studies.study import STUDIES, Keep, Study
 from undistill.workspace import Workspace
 
 __all__ = ["Curve", "QueryStudy", "check_budgets", "queries"]
 
+_ALONE = ("labels", "labels-alone")
 _MEASURES: dict[str, tuple[str, Callable[[Run], float]]] = {
     "accuracy": ("Test accuracy, %", lambda run: run.accuracy),
     "fidelity": ("Fidelity, %", lambda run: 100 * float(run.result["fidelity"])),
@@ -41,12 +42,14 @@ class Curve:
         label: As it is shown.
         of: Name of the teacher whose answers it is; None for a student alone.
         points: Recipes, one a seed, by budget.
+        beside: Name of the line that it is measured against, at the same budget; None for none.
     """
 
     name: str
     label: str
     of: str | None
     points: Mapping[int, tuple[Recipe, ...]]
+    beside: str | None = None
 
 
 @dataclass(frozen=True)
@@ -107,13 +110,13 @@ class QueryStudy(Study):
         ]
         return Curves.make(**common(self, named, self.notes), panels=panels)
 
-    def _asked(self, curve: Curve, workspace: Workspace) -> dict[int, tuple[Recipe, ...]]:
-        """Return the points of a curve by how many images were asked about: a set has no more than it has."""
-        found: dict[int, tuple[Recipe, ...]] = {}
+    def _asked(self, curve: Curve, workspace: Workspace) -> dict[int, int]:
+        """Return budgets by how many images were asked about: a set has no more than it has."""
+        found: dict[int, int] = {}
         for budget, recipes in curve.points.items():
             run = None if curve.of is None else workspace.find(recipes[0])
             asked = None if run is None else run.result.get("queries")
-            found.setdefault(budget if asked is None else int(asked), recipes)
+            found.setdefault(budget if asked is None else int(asked), budget)
         return found
 
     def _panel(
@@ -126,6 +129,13 @@ class QueryStudy(Study):
     ) -> parts.Panel:
         several = len(self.measures) > 1
         teachers = {curve.of for curve in curves} - {None}
+        known = {curve.name: curve.points for curve in curves}
+
+        def point(curve: Curve, budget: int, x: int) -> parts.Point:
+            copies = measure == "accuracy" or curve.beside not in _ALONE  # who is alone copies nobody
+            other = known.get(curve.beside or "") if copies else None
+            return parts.Point(x=x, **dict(against(cell(curve.points[budget]), cell(other[budget]) if other else None)))
+
         return parts.Panel(
             name=f"{measure}-{name}" if several else name,
             title=self.changes.titled("", f"{name}, {measure}" if several else name).replace("reduced", "changed"),
@@ -137,9 +147,7 @@ class QueryStudy(Study):
                     label=curve.label,
                     role="teacher" if curve.name == "teacher" else "student",
                     against=curve.of if len(teachers) == 1 else None,
-                    points=tuple(
-                        parts.Point(x=x, **dict(cell(recipes))) for x, recipes in self._asked(curve, workspace).items()
-                    ),
+                    points=tuple(point(curve, budget, x) for x, budget in self._asked(curve, workspace).items()),
                 )
                 for curve in curves
                 if measure == "accuracy" or (curve.of is not None and curve.name != "teacher")
@@ -174,6 +182,9 @@ _WAYS: dict[str, tuple[str, dict[str, Any]]] = {
 }
 
 
+_BESIDE = {"soft": "named", "softer": "named", "named": "labels", "named_smooth": "labels", "labels_smooth": "labels"}
+
+
 @STUDIES.register("queries")
 def queries(
     *,
@@ -206,7 +217,7 @@ def queries(
 
         points = {budget: tuple(student(victim, budget) for victim in victims) for budget in asked}
         if not other:
-            return Curve(way, label, None if alone else teacher, points)
+            return Curve(way, label, None if alone else teacher, points, _BESIDE.get(way))
         return Curve(f"{way}_{teacher.split()[0]}", f"{teacher}, {label}", teacher, points)
 
     panels: dict[str, tuple[Curve, ...]] = {}
@@ -235,6 +246,8 @@ def queries(
             "many images with their true labels, of every class alike.",
             f"Other images: a thief who has none of the victim's kind, but those of {surrogate}, without labels, in "
             f"{_OTHER_EPOCHS} passes over these.",
+            "In brackets, in points: soft answers against the named class, the named class and smoothed labels against "
+            "labels alone; with its interval, not corrected for the number of these.",
             "Nothing is chosen on test images: what is shown was set before it was run.",
         ),
     )
