@@ -14,10 +14,10 @@ from typing import Any
 
 import pytest
 import torch
-from played import played
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from played import played
 from undistill.bench.ours import EngineLoop
 from undistill.bench.train import bench_train
 from undistill.data import load_dataset
