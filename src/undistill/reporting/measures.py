@@ -5,9 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-import numpy as np
-from numpy.typing import NDArray
-
 from undistill.functional import Interval, mean_interval
 from undistill.reporting.cell import Shown
 from undistill.reporting.parts import Grid, GridRow
@@ -65,17 +62,12 @@ def copied(thief: Replicates, alone: Replicates | None) -> Copied | None:
 
 def _beside(thief: Run, alone: Run) -> tuple[float, int, int] | None:
     """Return the excess in points, on how many disputed images the thief follows the victim, and how many these are."""
-    own, victim, other = (_named(thief, "own"), _named(thief, "victim"), _named(alone, "own"))
+    own, victim, other = thief.predictions(), thief.predictions("victim"), alone.predictions()
     if own is None or victim is None or other is None:
         return None
-    disputed = other != victim
-    excess = 100 * float((own == victim).mean() - (~disputed).mean())
-    return excess, int((own == victim)[disputed].sum()), int(disputed.sum())
-
-
-def _named(run: Run, of: str) -> NDArray[np.int32] | None:
-    found = run.predictions("victim" if of == "victim" else "own")
-    return None if found is None else found.numpy()
+    follows, disputed = own == victim, other != victim
+    excess = 100 * (int(follows.sum()) + int(disputed.sum()) - len(own)) / len(own)
+    return excess, int((follows & disputed).sum()), int(disputed.sum())
 
 
 def is_tautology(study: RunGroup, extraction: Extraction) -> bool:

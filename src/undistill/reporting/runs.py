@@ -31,8 +31,9 @@ from undistill.run import Run
 from undistill.victim import Access
 from undistill.workspace import Workspace
 
-__all__ = ["Extraction", "Means", "Replicates", "RunGroup", "Student", "Teacher", "collect"]
+__all__ = ["ALONE", "Extraction", "Means", "Replicates", "RunGroup", "Student", "Teacher", "collect"]
 
+ALONE = "the same student alone"
 _EVALUATION = ("accuracy", "batch_mean_accuracy", "collapsed", "top_class_share", "nll", "ece")
 _RESULT = ("classes", "test_images", "parameters", "seconds", "images_per_s", "data_fingerprint", "provenance")
 
@@ -304,7 +305,7 @@ class RunGroup:
         class that the victim names has to beat the student on these classes.
         """
         found = self.references_of(student, extraction.means)
-        alone = {f"the same student alone by {method_label(method)}": runs for method, runs in found.items()}
+        alone = {f"{ALONE} by {method_label(method)}": runs for method, runs in found.items()}
         return {**alone, **self._named(extraction, student)}
 
     def _named(self, extraction: Extraction, student: Student) -> dict[str, Replicates]:
@@ -323,7 +324,7 @@ class RunGroup:
         """Return what tables compare with, and its name: the student alone, or the best on the named classes."""
         if extraction.means.labels is not False:
             found = self.references_of(student, extraction.means).get("ce")
-            return None if found is None else ("the same student alone by ce", found)
+            return None if found is None else (f"{ALONE} by ce", found)
         named = self.yardsticks(extraction, student).items()
         return max(named, key=lambda one: one[1].accuracy.mean, default=None)
 

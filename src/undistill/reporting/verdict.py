@@ -16,13 +16,14 @@ from undistill.functional import (
     best_of,
     best_proportion_of,
     clip,
+    holm,
     paired_difference,
     wilson_interval,
 )
 from undistill.reporting.measures import is_tautology
 from undistill.reporting.parts.findings import Dot, Finding, Ladder
-from undistill.reporting.runs import Extraction, Replicates, RunGroup, Student, Teacher
-from undistill.reporting.wording import difference, gap, join, method_label, ordinary, points, seeds
+from undistill.reporting.runs import ALONE, Extraction, Replicates, RunGroup, Student, Teacher
+from undistill.reporting.wording import change, gap, join, method_label, ordinary, points, seeds
 
 __all__ = ["COLLAPSE_WARNING", "collapse_share", "judge", "ladders", "leak_of"]
 
@@ -88,7 +89,8 @@ class Leak:
         thieves: How many were compared.
         left_out: How many have no reference with the same student, protocol and means, or no seed in common with one.
         untried: References that it would have to be compared with, and was not.
-        lost: Whether every thief is decidedly below a reference.
+        references: How many it was compared with.
+        lost: Whether every thief is decidedly below a reference, and the best of no student and means has collapsed.
     """
 
     best: Best
@@ -97,6 +99,7 @@ class Leak:
     thieves: int
     left_out: int
     untried: tuple[str, ...]
+    references: int
     lost: bool
 
     @property
@@ -104,7 +107,7 @@ class Leak:
         """``leak``, ``loss`` or ``not decided``: collapsed thieves decide nothing, nor do references nobody tried."""
         if self.best.verdict == "leak" and not self.untried:
             return "leak"
-        return "loss" if self.lost and not self.gained.collapsed else "not decided"
+        return "loss" if self.lost else "not decided"
 
 
 @dataclass(frozen=True)
@@ -134,7 +137,9 @@ def leak_of(study: RunGroup, teacher: Teacher) -> Leak | None:
             found.append((best, contest))
     if not found:
         return None
-    best, contest = max(found, key=lambda one: (one[0].verdict == "leak", one[0].difference.mean))
+    best, contest = max(
+        found, key=lambda one: (one[0].verdict == "leak" and not one[1].untried, one[0].difference.mean)
+    )
     compared = sum(len(other.thieves) for _, other in found)
     return Leak(
         best,
@@ -143,7 +148,9 @@ def leak_of(study: RunGroup, teacher: Teacher) -> Leak | None:
         compared,
         everybody - compared,
         contest.untried,
-        compared == everybody and all(other.verdict == "loss" for other, _ in found),
+        len(contest.references),
+        compared == everybody
+        and all(of.verdict == "loss" and not among.thieves[of.candidate].collapsed for of, among in found),
     )
 
 
@@ -222,14 +229,15 @@ def _leak(extractions: Sequence[Extraction], leak: Leak | None) -> str:
     chosen = f"the best of {leak.thieves} thieves" if leak.thieves > 1 else "the only thief compared"
     who, sure = f"{chosen}, {leak.student.name} by {best.candidate},", _sure(best.difference)
     same = "with the same images and labels" if leak.gained.labelled else "with the same labels"
-    if "alone" not in best.reference:
+    if not best.reference.startswith(ALONE):
         same = "on the same images"
+    beyond = f"the best of {leak.references} references, {best.reference}" if leak.references > 1 else best.reference
     if leak.verdict == "leak":
-        text = f"Soft answers gave {who} {gained} beyond {best.reference}, {same} {sure}."
+        text = f"Soft answers gave {who} {gained} beyond {beyond}, {same} {sure}."
     elif leak.verdict == "loss":
-        text = f"Soft answers gave nothing: {who} ends {gained} from {best.reference}, {same} {sure}."
+        text = f"Soft answers gave nothing: {who} ends {gained} from {beyond}, {same} {sure}."
     else:
-        text = f"Not decided {sure}: {who} ends {gained} from {best.reference}, {same}."
+        text = f"Not decided {sure}: {who} ends {gained} from {beyond}, {same}."
     if leak.untried:
         text += f" Not tried with the same means, and so not beaten: {join(leak.untried)}."
     if leak.left_out:
@@ -277,20 +285,17 @@ def _clone(study: RunGroup, extractions: Sequence[Extraction]) -> str:
 def _first_above(tried: Sequence[tuple[Extraction, Student, Replicates, Interval]]) -> str:
     """Say from how many queries on one way of stealing surely agrees with the victim about nearly everything.
 
-    Over seeds, corrected for everything that was tried; of a way that is so at all larger numbers of queries too.
+    Over seeds, corrected for everything that was tried (Holm); of a way where larger numbers of queries are so too.
     """
-    ways: dict[tuple[str, str], list[tuple[float, bool]]] = {}
+    tests = []
     for one, student, runs, _ in tried:
-        found = runs.by_seed("fidelity", 100)
-        above = paired_difference(
-            found,
-            dict.fromkeys(found, _CLONED),
-            confidence=1 - (1 - _CONFIDENCE) / len(tried),
-            resolution=runs.resolution,
-        )
-        asked = runs.measure("queries")
-        if above is not None and asked is not None:
-            ways.setdefault((student.name, one.method), []).append((asked.mean, above.decided and above.mean > 0))
+        found, asked = runs.by_seed("fidelity", 100), runs.measure("queries")
+        above = paired_difference(found, dict.fromkeys(found, _CLONED), resolution=runs.resolution)
+        if asked is not None and above is not None and above.p is not None:
+            tests.append(((student.name, one.method), asked.mean, above))
+    ways: dict[tuple[str, str], list[tuple[float, bool]]] = {}
+    for (way, queries, above), p in zip(tests, holm([above.p or 0.0 for *_, above in tests]), strict=True):
+        ways.setdefault(way, []).append((queries, above.mean > 0 and p <= 1 - _CONFIDENCE))
     starts = []
     for (student_name, method), line in ways.items():
         line.sort()
@@ -365,9 +370,9 @@ def _price(study: RunGroup, teacher: Teacher) -> str:
     told = []
     for name, key, scale in (("ECE, points", "ece", 100), ("NLL, nats", "nll", 1), ("AURC, points", "aurc", 100)):
         ours, theirs = (one.by_seed(f"selected.{key}", scale) for one in (teacher.replicates, twin.replicates))
-        change = paired_difference(ours, theirs)
-        if change is not None:
-            told.append(f"{name}: {difference(change.mean, change.ends).strip('()')}")
+        measured = paired_difference(ours, theirs)
+        if measured is not None:
+            told.append(f"{name}: {change(measured.mean, measured.ends)}")
     return f"{text}. {'; '.join(told)}." if told else f"{text}."
 
 

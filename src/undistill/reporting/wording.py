@@ -11,6 +11,7 @@ from undistill.methods import build_method
 from undistill.registry import Spec
 
 __all__ = [
+    "change",
     "difference",
     "distinguish",
     "gap",
@@ -78,7 +79,12 @@ def value(interval: Interval, *, with_n: bool, digits: int = 2) -> str:
 
 def difference(mean: float, interval: tuple[float, float] | None = None) -> str:
     """Write a difference in brackets, with its interval where there is one: ``(−5.40 [−9.9, −0.9])``."""
-    return f"({signed(mean)}{_ends(interval)})"
+    return f"({change(mean, interval)})"
+
+
+def change(mean: float, interval: tuple[float, float] | None = None) -> str:
+    """Write a difference with its interval where there is one: ``−5.40 [−9.9, −0.9]``."""
+    return f"{signed(mean)}{_ends(interval)}"
 
 
 def _ends(interval: tuple[float, float] | None) -> str:
