@@ -26,6 +26,7 @@ static int omp_get_thread_num(void) { return 0; }
 #endif
 #define WIDE 2
 #define POINTS 36
+#define GAP 16 /* floats between the panels of two points: without, a row's points would share one set of the cache */
 typedef float vec __attribute__((vector_size(4 * LANES), aligned(4), may_alias));
 
 #define INLINE static inline __attribute__((always_inline))
@@ -37,6 +38,7 @@ typedef struct {
 static long tiles_down(shape s) { return (s.h + 3) / 4; }
 static long tiles_across(shape s) { return (s.w + 3) / 4; }
 static long tiles_of(shape s) { return s.n * tiles_down(s) * tiles_across(s); }
+static long apart(long channels, long rows) { return channels * rows + GAP; } /* from point to point of the panels */
 static long smaller(long a, long b) { return a < b ? a : b; }
 
 /* B' d: six rows in, six out. */
@@ -90,6 +92,19 @@ INLINE void weight_gradient_side(const vec u[6], vec w[3]) {
     w[2] = p + r * (1.0f / 6) + u[5];
 }
 
+/* Ask for the pixels of the tile to the right while this one is computed: processors do not foresee tiles. */
+INLINE void fetch_next(const float *image, shape s, long top, long left, long c, int rows, int write) {
+    if (c % 16) return; /* it is in the line that is on its way */
+    for (int i = 0; i < rows; i++)
+        for (int j = 4; j < 8; j++) {
+            const float *pixel = image + ((top + i) * s.w + left + j) * s.c + c;
+            if (write)
+                __builtin_prefetch(pixel, 1);
+            else
+                __builtin_prefetch(pixel, 0);
+        }
+}
+
 /* Put tile number `tile` of an image into row `row` of the panels: 6x6 pixels of the input, one around the tile. */
 INLINE void put_input(const float *x, shape s, long tile, float *panels, long rows, long row) {
     long across = tiles_across(s), down = tiles_down(s);
@@ -98,6 +113,7 @@ INLINE void put_input(const float *x, shape s, long tile, float *panels, long ro
     int inside = left >= 0 && top >= 0 && left + 6 <= s.w && top + 6 <= s.h;
     for (long c = 0; c < s.c; c += LANES) {
         vec half[6][6], column[6];
+        fetch_next(image, s, top, left + 1, c, 6, 0);
         for (int j = 0; j < 6; j++) {
             for (int i = 0; i < 6; i++) {
                 long a = top + i, b = left + j;
@@ -113,7 +129,7 @@ INLINE void put_input(const float *x, shape s, long tile, float *panels, long ro
             vec out[6];
             input_side(half[i], out);
             for (int j = 0; j < 6; j++)
-                *(vec *)(panels + (((i * 6 + j) * s.c + c) * rows) + row * LANES) = out[j];
+                *(vec *)(panels + (i * 6 + j) * apart(s.c, rows) + c * rows + row * LANES) = out[j];
         }
     }
 }
@@ -125,6 +141,7 @@ INLINE void put_gradient(const float *g, shape s, long tile, float *panels, long
     const float *image = g + tile / (across * down) * s.h * s.w * s.c;
     for (long c = 0; c < s.c; c += LANES) {
         vec half[6][4], column[4];
+        fetch_next(image, s, top, left, c, 4, 0);
         for (int j = 0; j < 4; j++) {
             for (int i = 0; i < 4; i++) {
                 long a = top + i, b = left + j;
@@ -138,7 +155,7 @@ INLINE void put_gradient(const float *g, shape s, long tile, float *panels, long
             vec out[6];
             gradient_side(half[i], out);
             for (int j = 0; j < 6; j++)
-                *(vec *)(panels + (((i * 6 + j) * s.c + c) * rows) + row * LANES) = out[j];
+                *(vec *)(panels + (i * 6 + j) * apart(s.c, rows) + c * rows + row * LANES) = out[j];
         }
     }
 }
@@ -151,9 +168,10 @@ INLINE void take_output(float *y, const float *bias, shape s, long tile, const f
     long high = smaller(4, s.h - top), wide = smaller(4, s.w - left);
     for (long c = 0; c < s.c; c += LANES) {
         vec half[4][6], column[6];
+        fetch_next(image, s, top, left, c, 4, 1);
         for (int j = 0; j < 6; j++) {
             for (int i = 0; i < 6; i++)
-                column[i] = *(const vec *)(panels + (((i * 6 + j) * s.c + c) * rows) + row * LANES);
+                column[i] = *(const vec *)(panels + (i * 6 + j) * apart(s.c, rows) + c * rows + row * LANES);
             vec out[4];
             output_side(column, out);
             for (int i = 0; i < 4; i++) half[i][j] = out[i];
@@ -176,6 +194,7 @@ INLINE void multiply(int wide, const float *a, long a_row, long a_inner, long a_
     for (int r = 0; r < ROWS; r++)
         for (int v = 0; v < wide; v++) sum[r][v] = add ? *(vec *)(c + r * c_row + v * c_wide) : (vec){0};
     for (long o = 0; o < outer; o++, a += a_outer)
+#pragma GCC unroll 2 /* as many as GCC keeps in registers without moving them about */
         for (long k = 0; k < inner; k++, b += LANES) {
             vec right[WIDE];
             for (int v = 0; v < wide; v++) right[v] = *(const vec *)(b + v * b_wide);
@@ -261,37 +280,37 @@ static void transform_weight_back(const float *du, long next, int parts, float *
 }
 
 /* y = conv(x, w) + bias with u made of w. `block` tiles (a multiple of 8) at a time and thread; scratch holds
-   36 * block * (c + k) floats a thread. bias may be NULL. */
+   36 * (block * (c + k) + 32) floats a thread. bias may be NULL. */
 void convolve(const float *x, const float *u, const float *bias, float *y, float *scratch, long n, long h, long w,
               long c, long k, long block, int threads) {
     shape in = {n, h, w, c}, out = {n, h, w, k};
     long tiles = tiles_of(in);
 #pragma omp parallel num_threads(threads)
     {
-        float *v = scratch + omp_get_thread_num() * POINTS * block * (c + k), *m = v + POINTS * block * c;
+        float *v = scratch + omp_get_thread_num() * POINTS * (block * (c + k) + 2 * GAP), *m = v + POINTS * apart(c, block);
 #pragma omp for schedule(dynamic)
         for (long first = 0; first < tiles; first += block) {
             long rows = smaller(block, (tiles - first + ROWS - 1) / ROWS * ROWS), real = smaller(rows, tiles - first);
             for (long r = 0; r < rows; r++) put_input(x, in, smaller(first + r, tiles - 1), v, rows, r);
             for (int p = 0; p < POINTS; p++)
-                product(v + p * c * rows, u + p * c * k, m + p * k * rows, rows, c, k);
+                product(v + p * apart(c, rows), u + p * c * k, m + p * apart(k, rows), rows, c, k);
             for (long r = 0; r < real; r++) take_output(y, bias, out, first + r, m, rows, r);
         }
     }
 }
 
 /* dw [3][3][k / LANES][c][LANES] of conv(x, w) where dy is the gradient of its output. Each thread sums over tiles of its own, so that
-   none waits for another; scratch holds 36 * (block * (c + k) + c * k) floats a thread. */
+   none waits for another; scratch holds 36 * (block * (c + k) + c * k + 32) floats a thread. */
 void weight_gradient(const float *x, const float *dy, float *dw, float *scratch, long n, long h, long w, long c,
                      long k, long block, int threads) {
     shape in = {n, h, w, c}, out = {n, h, w, k};
-    long tiles = tiles_of(in), share = tiles / threads + 1, size = POINTS * (block * (c + k) + c * k);
+    long tiles = tiles_of(in), share = tiles / threads + 1, size = POINTS * (block * (c + k) + c * k + 2 * GAP);
     int parts = (tiles + share - 1) / share;
 #pragma omp parallel num_threads(threads)
     {
 #pragma omp for schedule(static)
         for (int part = 0; part < parts; part++) {
-            float *du = scratch + part * size, *v = du + POINTS * c * k, *d = v + POINTS * block * c;
+            float *du = scratch + part * size, *v = du + POINTS * c * k, *d = v + POINTS * apart(c, block);
             long begin = part * share, end = smaller(tiles, begin + share);
             for (long first = begin; first < end; first += block) {
                 long rows = smaller(block, end - first);
@@ -300,7 +319,7 @@ void weight_gradient(const float *x, const float *dy, float *dw, float *scratch,
                     put_gradient(dy, out, first + r, d, rows, r);
                 }
                 for (int p = 0; p < POINTS; p++)
-                    outer_product(v + p * c * rows, d + p * k * rows, du + p * c * k, rows, c, k, first > begin);
+                    outer_product(v + p * apart(c, rows), d + p * apart(k, rows), du + p * c * k, rows, c, k, first > begin);
             }
         }
         transform_weight_back(scratch, size, parts, dw, c * k);

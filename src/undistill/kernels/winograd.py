@@ -21,9 +21,9 @@ from torch.overrides import TorchFunctionMode
 
 from undistill.kernels.native import load_library
 
-__all__ = ["Winograd", "conv3x3", "conv3x3_weight"]
+__all__ = ["Winograd", "conv3x3", "conv3x3_weight", "lanes"]
 
-_CHANNELS = 16  # a multiple of them fills the vector registers
+_GAPS = 32  # numbers that the kernels leave free at each point
 _POINTS = 36
 _SCRATCH = 2**27  # numbers, half a GiB: wide layers are for fewer threads
 _TILES = 48  # at a time: as many as stay in the cache
@@ -32,8 +32,8 @@ _TILES = 48  # at a time: as many as stay in the cache
 class Winograd(TorchFunctionMode):
     """While it is entered, ``torch`` computes fitting convolutions by ``conv3x3``, and all else as before.
 
-    Fitting: float32 on CPU, 3x3, stride 1, padding 1, not grouped or dilated, channels a multiple of 16, images laid
-    out as ``channels_last``.
+    Fitting: float32 on CPU, 3x3, stride 1, padding 1, not grouped or dilated, channels a multiple of ``lanes()``,
+    images laid out as ``channels_last``.
 
     Raises:
         RunError: There is no working C compiler.
@@ -58,8 +58,8 @@ def conv3x3(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     """Convolve with stride 1 and padding 1.
 
     Args:
-        x: Images (B, C, H, W), float32 on CPU; C a multiple of 16.
-        weight: (K, C, 3, 3), float32; K a multiple of 16.
+        x: Images (B, C, H, W), float32 on CPU; C a multiple of ``lanes()``.
+        weight: (K, C, 3, 3), float32; K a multiple of ``lanes()``.
         bias: (K,), or None.
 
     Returns:
@@ -79,10 +79,10 @@ def conv3x3(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     if bias is not None:
         _check_shape("bias", bias, (k,))
     x = x.contiguous(memory_format=torch.channels_last)
-    panels = weight.reshape(k // _lanes(), _lanes(), c, 3, 3).permute(3, 4, 0, 2, 1).contiguous()
+    panels = weight.reshape(k // lanes(), lanes(), c, 3, 3).permute(3, 4, 0, 2, 1).contiguous()
     y, transformed = _like(x, k), x.new_empty(_POINTS * c * k)
     _library().transform_weight(panels.data_ptr(), transformed.data_ptr(), c * k, threads)
-    scratch = x.new_empty(threads * _POINTS * _TILES * (c + k))
+    scratch = x.new_empty(threads * _POINTS * (_TILES * (c + k) + _GAPS))
     shift = None if bias is None else bias.contiguous()
     _library().convolve(
         x.data_ptr(),
@@ -116,8 +116,8 @@ def conv3x3_weight(x: Tensor, grad: Tensor) -> Tensor:
     x, grad = (t.contiguous(memory_format=torch.channels_last) for t in (x, grad))
     if n == 0:
         return x.new_zeros((k, 3, 3, c)).permute(0, 3, 1, 2)
-    panels = x.new_empty((3, 3, k // _lanes(), c, _lanes()))
-    a_thread = _POINTS * (_TILES * (c + k) + c * k)
+    panels = x.new_empty((3, 3, k // lanes(), c, lanes()))
+    a_thread = _POINTS * (_TILES * (c + k) + c * k + _GAPS)
     threads = max(1, min(threads, _SCRATCH // a_thread))
     scratch = x.new_empty(threads * a_thread)
     _library().weight_gradient(
@@ -185,8 +185,8 @@ def _check_shape(name: str, operand: Tensor, expected: tuple[int, ...]) -> None:
 
 
 def _check_channels(c: int, k: int) -> None:
-    if c % _CHANNELS or k % _CHANNELS or not k:
-        raise ValueError(f"channels must be multiples of {_CHANNELS}, got {c} in and {k} out")
+    if c % lanes() or k % lanes() or not k:
+        raise ValueError(f"channels must be multiples of {lanes()}, got {c} in and {k} out")
 
 
 def _turned(weight: Tensor) -> Tensor:
@@ -218,7 +218,7 @@ def _fits(
         and groups == 1
         and input.ndim == 4
         and input.numel() > 0
-        and weight.shape[0] % _CHANNELS == weight.shape[1] % _CHANNELS == 0
+        and weight.shape[0] % lanes() == weight.shape[1] % lanes() == 0
         and weight.shape[1] == input.shape[1]
         and (bias is None or bias.shape == weight.shape[:1])
         and all(t.dtype == torch.float32 and t.device.type == "cpu" for t in (input, weight, bias) if t is not None)
@@ -232,8 +232,8 @@ def _pair(value: Any) -> Any:
 
 
 @cache
-def _lanes() -> int:
-    """Return the number of channels in a panel of the transformed weights."""
+def lanes() -> int:
+    """Return how many channels a vector register holds: 4, 8 (AVX) or 16 (AVX-512)."""
     return int(_library().lanes())
 
 
