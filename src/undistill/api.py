@@ -141,6 +141,7 @@ def reproduce(
     data: Mapping[str, str] | None = None,
     epochs: int | None = None,
     width: float | None = None,
+    models: Mapping[str, str] | None = None,
     profile: Literal["exact", "fast", "turbo"] = "exact",
     jobs: int | None = None,
     device: str | None = None,
@@ -164,6 +165,7 @@ def reproduce(
         data: Data set specs that replace data sets of the paper, by name; labels the study as reduced.
         epochs: Of every run; labels the study as reduced.
         width: Factor on the channels of every net; labels the study as reduced.
+        models: Model specs that replace nets of the paper, by name; labels the study as reduced.
         profile: Of every run; ``turbo`` is another protocol, and labels the study so.
         jobs: Runs at a time; default: one on CUDA, one a core on CPU.
         device: Overrides the recipes' device.
@@ -187,7 +189,7 @@ def reproduce(
     from undistill.orchestrate.request import Request
     from undistill.studies.changes import Changes
 
-    changes = Changes(smoke, dict(data) if data else None, epochs, width, profile)
+    changes = Changes(smoke, dict(data or {}) or None, epochs, width, dict(models or {}) or None, profile)
     return carry_out(
         Request(study, seeds, tuple(only), tuple(skip), changes, parameters or {}),
         Path(out),

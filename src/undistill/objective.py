@@ -121,6 +121,7 @@ class Nets:
         victim: What an attack steals from.
         companion: What ``Objective.companion`` returned.
         modules: What ``Objective.modules`` returned, by name; trained together with ``model``.
+        held_out: The held-out part of the training images, on the device, which no net learns from; may be empty.
     """
 
     model: nn.Module
@@ -128,6 +129,7 @@ class Nets:
     victim: Victim | None = None
     companion: Companion | None = None
     modules: nn.ModuleDict = field(default_factory=nn.ModuleDict, compare=False)
+    held_out: Images | None = field(default=None, compare=False)
 
 
 class Configured(BaseModel):
@@ -203,7 +205,7 @@ class Objective(Configured):
             nets: The nets at hand; those that the method declares are there.
         """
 
-    def start(self, nets: Nets, frame: Frame) -> None:
+    def begin(self, nets: Nets, frame: Frame) -> None:
         """Give ``nets.model`` the weights that training starts from, where they are not its own random ones.
 
         Torch's generators are seeded. A run that goes on takes its saved weights afterwards.

@@ -40,7 +40,7 @@ class FineTune(Attack):
 
     layers: Literal["all", "last", "reinit_last"] = Field("all", description="what is trained")
 
-    def start(self, nets: Nets, frame: Frame) -> None:
+    def begin(self, nets: Nets, frame: Frame) -> None:
         """Copy the victim's weights, and draw new ones for the last layer where that is asked for.
 
         Raises:

@@ -63,6 +63,10 @@ def reproduce(
             help="Train on SPEC in place of a data set: cifar10=npz(path='x.npz', augment='crop_flip').",
         ),
     ] = None,
+    model: Annotated[
+        list[str] | None,
+        typer.Option(metavar="NAME=SPEC", help="Build SPEC in place of a net: resnet18=speedrun; repeatable."),
+    ] = None,
     epochs: Annotated[int | None, typer.Option(min=1, help="Fewer epochs; labels the study as reduced.")] = None,
     width: Annotated[float | None, typer.Option(help="Narrower nets; labels the study as reduced.")] = None,
     profile: Annotated[
@@ -102,8 +106,8 @@ def reproduce(
     from undistill.recipe import read_override
     from undistill.studies.changes import Changes
 
-    replacements = _pairs("--data", "NAME=SPEC", data)
-    changes = Changes(smoke, replacements or None, epochs, width, profile)  # type: ignore[arg-type]
+    sets, nets = _pairs("--data", "NAME=SPEC", data), _pairs("--model", "NAME=SPEC", model)
+    changes = Changes(smoke, sets or None, epochs, width, nets or None, profile)  # type: ignore[arg-type]
     given = dict(map(read_override, parameters or ()))
     request = Request(study, seeds, tuple(only or ()), tuple(skip or ()), changes, given)
     if dry_run:

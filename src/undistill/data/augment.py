@@ -28,6 +28,8 @@ __all__ = [
     "Draws",
     "Identity",
     "RotationFlip",
+    "ShiftFlip",
+    "choose_augmentation",
     "crop",
     "flip",
     "make_augmentation",
@@ -58,7 +60,8 @@ class Augmentation(Protocol):
 
         Args:
             index: Rows of the data set, int64 (B,), on its device.
-            draws: One row of draws for each of them, on the same device.
+            draws: One row of draws for each of them, on the same device; and ``seen``, int64 (B,), how often each came
+                before.
 
         Returns:
             uint8 (B, C, H, W), a fresh tensor.
@@ -119,6 +122,29 @@ class CropFlip(Crop):
         return flip(super().apply(index, draws), draws["flip"])
 
 
+class ShiftFlip(Crop):
+    """The augmentation of CIFAR speedruns: small shifts over reflected borders, and every image in both mirror forms.
+
+    A window out of an image that is padded by a sixteenth of its size (2 pixels at 28x28 and 32x32) with its own
+    reflection. Which form an image has at first is decided once for all runs by its row; each time it comes it has
+    the other one. Chance alone would show a quarter of the images twice in a row the same way, and again.
+
+    References:
+        Jordan, "94% on CIFAR-10 in 3.29 Seconds on a Single GPU", 2024, https://arxiv.org/abs/2404.00498, section 3.6.
+    """
+
+    def __init__(self, x: Tensor) -> None:
+        self.height, self.width = x.shape[-2:]
+        self.padding = math.ceil(min(self.height, self.width) / 16)
+        rows, columns = (_reflected(size, self.padding, x.device) for size in (self.height, self.width))
+        self.padded = x.index_select(2, rows).index_select(3, columns).contiguous()
+        self.mirrored = (torch.rand(len(x), generator=torch.Generator().manual_seed(0)) < 0.5).to(x.device)
+
+    def apply(self, index: Tensor, draws: Draws) -> Tensor:
+        """Return a window of each of the images ``index``, mirrored every other time that it comes."""
+        return flip(super().apply(index, draws), self.mirrored[index] ^ (draws["seen"] % 2 == 1))
+
+
 class RotationFlip:
     """The paper's augmentation for Tiny-ImageNet: rotation uniform in ±20°, flip with probability ½.
 
@@ -144,7 +170,22 @@ AUGMENTATIONS: dict[str, type[Augmentation]] = {
     "crop_flip": CropFlip,
     "none": Identity,
     "rotation_flip": RotationFlip,
+    "shift_flip": ShiftFlip,
 }
+_ALTERNATING = {"crop_flip": "shift_flip", "rotation_flip": "shift_flip"}
+
+
+def choose_augmentation(asked: str, usual: str) -> str:
+    """Return the name of the augmentation to use.
+
+    Args:
+        asked: Such a name; ``auto`` for the usual one; ``alternating`` for ``shift_flip`` where that mirrors images, so
+            that digits are not.
+        usual: Of the data set.
+    """
+    if asked == "alternating":
+        return _ALTERNATING.get(usual, usual)
+    return usual if asked == "auto" else asked
 
 
 def make_augmentation(name: str, x: Tensor) -> Augmentation:
@@ -156,6 +197,12 @@ def make_augmentation(name: str, x: Tensor) -> Augmentation:
     if name not in AUGMENTATIONS:
         raise UnknownNameError("augmentation", name, AUGMENTATIONS)
     return AUGMENTATIONS[name](x)
+
+
+def _reflected(size: int, padding: int, device: torch.device) -> Tensor:
+    """Return the rows of an image that is continued by its reflection on both sides: 2 1 0 1 2 … for a padding of 2."""
+    places = torch.arange(-padding, size + padding, device=device).abs()
+    return torch.where(places < size, places, 2 * (size - 1) - places)
 
 
 def crop(padded: Tensor, index: Tensor, top: Tensor, left: Tensor, height: int, width: int) -> Tensor:

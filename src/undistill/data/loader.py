@@ -104,6 +104,10 @@ class Loader:
         """Images of an epoch."""
         return self._length
 
+    def sample(self, size: int) -> Tensor:
+        """Return images from all over the split, normalized and not augmented, (min(size, N), C, H, W)."""
+        return self._source.sample(size)
+
     def epoch(self, epoch: int, start: int = 0) -> Iterator[Batch]:
         """Return the batches of one epoch; their order and draws depend on nothing but the seed and ``epoch``.
 
@@ -117,8 +121,10 @@ class Loader:
         if epoch < 0 or not 0 <= start <= len(self):
             raise RecipeError(f"no step {start} in epoch {epoch}; expected an epoch from 0, a step in 0..{len(self)}")
         n = self._length
-        source = self._source.deal(n, _generator(self.seed, epoch))
-        targets = [target.deal(n, _generator(self.seed, epoch, which)) for which, target in enumerate(self._targets, 1)]
+        source = self._source.deal(n, epoch, _generator(self.seed, epoch))
+        targets = [
+            target.deal(n, epoch, _generator(self.seed, epoch, which)) for which, target in enumerate(self._targets, 1)
+        ]
         return (self._batch(source(rows), tuple(deal(rows) for deal in targets)) for rows in self._steps(start))
 
     def _batch(self, batch: Batch, targets: tuple[Batch, ...]) -> Batch:
@@ -138,21 +144,31 @@ class _Resident:
     def __init__(
         self, images: Images, augment: str, mean: Sequence[float], std: Sequence[float], device: torch.device | str
     ) -> None:
-        x = images.x.to(device)
-        self.y = images.y.to(device)
-        self._augmentation = make_augmentation(augment, x)
-        self._mean, self._std = _channels(mean, x), _channels(std, x)
+        self.x, self.y = images.x.to(device), images.y.to(device)
+        self._augmentation = make_augmentation(augment, self.x)
+        self._mean, self._std = _channels(mean, self.x), _channels(std, self.x)
 
-    def deal(self, n: int, generator: torch.Generator) -> Callable[[slice], Batch]:
+    def sample(self, size: int) -> Tensor:
+        """Return images at equal distances: the split may be sorted by class."""
+        rows = torch.linspace(0, len(self.y) - 1, min(size, len(self.y)), device=self.y.device).long()
+        return normalize(self.x[rows], self._mean, self._std)
+
+    def deal(self, n: int, epoch: int, generator: torch.Generator) -> Callable[[slice], Batch]:
         """Draw the order and the augmentation of ``n`` images, each as often as any other, up to one more.
+
+        Args:
+            n: Images of an epoch.
+            epoch: Which one, from 0.
+            generator: Its generator.
 
         Returns:
             What makes the batch of some of the places 0..n-1.
         """
         size, device = len(self.y), self.y.device
-        orders = [torch.randperm(size, generator=generator) for _ in range(-(-n // size))]
-        order = torch.cat(orders)[:n].to(device)
-        draws = {name: values.to(device) for name, values in self._augmentation.draw(n, generator).items()}
+        passes = -(-n // size)
+        order = torch.cat([torch.randperm(size, generator=generator) for _ in range(passes)])[:n].to(device)
+        draws = self._augmentation.draw(n, generator) | {"seen": epoch * passes + torch.arange(n) // size}
+        draws = {name: values.to(device) for name, values in draws.items()}
         return lambda rows: self._batch(order[rows], {name: values[rows] for name, values in draws.items()})
 
     def _batch(self, index: Tensor, draws: Draws) -> Batch:

@@ -2,13 +2,32 @@
 
 from __future__ import annotations
 
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal, Self
+
+import torch
+from pydantic import model_validator
 
 from undistill import functional as F
-from undistill.defenses import Batch, Defense, Field, Nets, Paper, StepOutput, register_defense
+from undistill.defenses import (
+    Batch,
+    Companion,
+    Defense,
+    Field,
+    Frame,
+    Nets,
+    Paper,
+    StepOutput,
+    register_defense,
+)
+from undistill.defenses.budget import AccuracyBudget
 from undistill.errors import RecipeError
+from undistill.objective import Frozen
 
 __all__ = ["Nasty"]
+
+
+# Share of the highest learning rate from which on a weight is steered: at once, or when the net has nearly learned.
+_FROM_TWIN, _FROM_RANDOM = 0.9, 0.3
 
 
 @register_defense("nasty")
@@ -16,7 +35,11 @@ class Nasty(Defense):
     """Keep the accuracy, but push the softened answers away from those of a normally trained twin.
 
     loss = CE(f(x), y) - ω τ² KL(softmax(f(x)/τ) ‖ softmax(g(x)/τ)), where g is the twin, frozen and in eval mode
-    (eq. 3 of the paper). The net starts from random weights.
+    (eq. 3 of the paper). The net starts from random weights, or from the twin's, which takes a fraction of the time.
+
+    With an ``accuracy_budget`` ω is not fixed: it is steered at each step, so that the net goes as far from its twin as
+    it can at that price, in points of accuracy on held-out images. What nastiness costs hangs on how well the net fits
+    its training images: fit first, then be nasty.
 
     Threat model:
         The attacker sees logits or soft labels of the released teacher on in-distribution images. One who uses only
@@ -36,15 +59,72 @@ class Nasty(Defense):
         "https://openreview.net/forum?id=0zvfm-nZqQs",
     )
     smoke: ClassVar[dict[str, Any]] = {"weight": 0.01}
+    added: ClassVar[dict[str, Any]] = {"accuracy_budget": None, "start": "random"}
 
     temperature: float = Field(4.0, gt=0, description="τ_A: 4 for CIFAR-10, 20 for CIFAR-100 and Tiny-ImageNet")
-    weight: float = Field(0.04, ge=0, description="ω: 0.04 for CIFAR-10, 0.005 for CIFAR-100, 0.01 for Tiny-ImageNet")
+    weight: float | None = Field(
+        0.04, ge=0, description="ω: 0.04 for CIFAR-10, 0.005 for CIFAR-100, 0.01 for Tiny-ImageNet"
+    )
+
+    accuracy_budget: float | None = Field(
+        None, gt=0, description="points of held-out accuracy below the twin that ω may cost; by default ω is fixed"
+    )
+    start: Literal["random", "twin"] = Field("random", description="weights that training starts from")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _steered(cls, values: Any) -> Any:
+        """Leave the weight open where a budget decides it."""
+        steered = isinstance(values, dict) and values.get("accuracy_budget") is not None
+        return {"weight": None, **values} if steered else values
+
+    @model_validator(mode="after")
+    def _one_of_them(self) -> Self:
+        if (self.weight is None) == (self.accuracy_budget is None):
+            raise ValueError("give a weight, or an accuracy_budget, which steers it; not both, and not neither")
+        return self
+
+    def begin(self, nets: Nets, frame: Frame) -> None:
+        """Copy the twin's weights where training starts from them.
+
+        Raises:
+            RecipeError: The twin is of another architecture.
+        """
+        if self.start == "random":
+            return
+        try:
+            nets.model.load_state_dict(_twin(nets).net.state_dict())
+        except RuntimeError:
+            raise RecipeError("start=twin needs a twin of the same architecture; set adversary.model to model") from None
+
+    def companion(self, nets: Nets, frame: Frame, device: torch.device) -> Companion | None:
+        """Return what steers the weight, where there is a budget.
+
+        Raises:
+            RecipeError: No image is held out, so that a price cannot be measured.
+        """
+        if self.accuracy_budget is None:
+            return None
+        held_out = nets.held_out
+        if held_out is None or not len(held_out):
+            raise RecipeError("accuracy_budget is measured on held-out images and there are none; set holdout=0.1")
+        begin = _FROM_TWIN if self.start == "twin" else _FROM_RANDOM
+        return AccuracyBudget(self.accuracy_budget, _twin(nets), held_out, frame, device, begin=begin)
 
     def step(self, batch: Batch, nets: Nets) -> StepOutput:
         """Return the self-undermining loss of one batch; logs ``ce`` and ``adversary_kl`` (τ² KL, without ω)."""
-        if nets.adversary is None:
-            raise RecipeError("defense 'nasty' needs an adversary; got none")
+        weight, budget = self.weight, nets.companion
+        logs = {}
+        if isinstance(budget, AccuracyBudget):
+            weight = budget.steer(nets.model)
+            logs = {"weight": batch.x.new_tensor(weight), "price": batch.x.new_tensor(budget.price)}
         logits = nets.model(batch.x)
         ce = F.cross_entropy(logits, batch.y)
-        kl = self.temperature**2 * F.kl_divergence(logits, nets.adversary(batch.x), self.temperature)
-        return StepOutput(ce - self.weight * kl, logits, {"ce": ce, "adversary_kl": kl})
+        kl = self.temperature**2 * F.kl_divergence(logits, _twin(nets)(batch.x), self.temperature)
+        return StepOutput(ce - (weight or 0.0) * kl, logits, {"ce": ce, "adversary_kl": kl, **logs})
+
+
+def _twin(nets: Nets) -> Frozen:
+    if nets.adversary is None:
+        raise RecipeError("defense 'nasty' needs an adversary; got none")
+    return nets.adversary

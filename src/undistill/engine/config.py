@@ -46,17 +46,27 @@ class Training(BaseModel):
 
     epochs: int = Field(160, ge=1, strict=True)
     batch_size: int = Field(128, ge=2, strict=True, description="images a step; the last, smaller batch is kept")
-    optimizer: Literal["sgd", "adam"] = "sgd"
+    optimizer: Literal["sgd", "adam", "muon"] = Field(
+        "sgd", description="muon: matrices turn along orthogonalized gradients, all else learns by Adam at lr/5"
+    )
     lr: float = Field(0.1, gt=0, description="learning rate; the highest one under one_cycle")
-    momentum: float = Field(0.9, ge=0, lt=1, description="SGD only; without Nesterov, as in the paper's code")
-    weight_decay: float = Field(5e-4, ge=0, description="on every parameter, BatchNorm and biases too")
-    schedule: Literal["step", "one_cycle", "constant"] = "step"
+    momentum: float = Field(
+        0.9, ge=0, lt=1, description="of SGD, without Nesterov, as in the paper's code; and of muon, with it"
+    )
+    weight_decay: float = Field(
+        5e-4, ge=0, description="on every parameter, BatchNorm and biases too; 0 with muon, which keeps their length"
+    )
+    schedule: Literal["step", "one_cycle", "linear", "constant"] = Field(
+        "step", description="one_cycle: up, then down; linear: down to zero from the start"
+    )
     milestones: tuple[NonNegativeInt, ...] = Field(
         (), description="epochs, from 0, at whose start lr is multiplied by gamma; default: at 1/2 and 3/4 of the run"
     )
     gamma: float = Field(0.1, gt=0, le=1)
-    augment: Literal["auto", "none", "crop", "crop_flip", "rotation_flip"] = Field(
-        "auto", description="auto: as the data set says"
+    augment: Literal["auto", "alternating", "none", "crop", "crop_flip", "rotation_flip", "shift_flip"] = Field(
+        "auto",
+        description="auto: as the data set says; alternating: where that flips, shifts over reflected borders and "
+        "flips every image in every other epoch (shift_flip)",
     )
     holdout: float = Field(0.1, ge=0, lt=1, description="share of the training set that is held out for choices")
     selection: Literal["heldout", "last", "paper"] = Field(
@@ -73,8 +83,10 @@ class Training(BaseModel):
 
     @model_validator(mode="before")
     @classmethod
-    def _default_milestones(cls, values: Any) -> Any:
-        """Put the steps where the paper's are: at 80 and 120 of 160 epochs, in proportion."""
+    def _defaults_of_others(cls, values: Any) -> Any:
+        """Put the steps where the paper's are, at 80 and 120 of 160 epochs, in proportion; no decay beside Muon."""
+        if isinstance(values, dict) and values.get("optimizer") == "muon":
+            values = {"weight_decay": 0.0, **values}
         if isinstance(values, dict) and values.get("schedule", "step") == "step" and not values.get("milestones"):
             epochs = values.get("epochs", cls.model_fields["epochs"].default)
             if isinstance(epochs, int) and epochs >= 1:
@@ -85,6 +97,8 @@ class Training(BaseModel):
     def _consistent(self) -> Self:
         if self.selection == "heldout" and self.holdout == 0:
             raise ValueError("selection=heldout needs holdout > 0; set holdout=0.1, or selection=last")
+        if self.optimizer == "muon" and self.weight_decay:
+            raise ValueError(f"muon keeps the length of every matrix; set weight_decay=0, got {self.weight_decay:g}")
         if list(self.milestones) != sorted(set(self.milestones)):
             raise ValueError(f"milestones must increase, got {list(self.milestones)}")
         return self

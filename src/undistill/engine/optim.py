@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 from undistill.engine.config import Training
+from undistill.engine.muon import Muon
 from undistill.errors import RecipeError
 
 __all__ = ["learning_rate", "make_optimizer"]
@@ -25,6 +26,8 @@ def make_optimizer(config: Training, model: nn.Module, *others: nn.Module) -> to
     parameters = [p for p in model.parameters() if p.requires_grad]
     if not parameters:
         raise RecipeError("model: it has no parameters that require gradients, so there is nothing to train")
+    if config.optimizer == "muon":
+        return Muon(model, others, lr=config.lr, momentum=config.momentum)
     parameters += [p for other in others for p in other.parameters() if p.requires_grad]
     # Fused: one pass over each tensor instead of four, rounded otherwise.
     fused = config.profile != "exact" and all(p.dtype == torch.float32 for p in parameters)
@@ -41,7 +44,8 @@ def make_optimizer(config: Training, model: nn.Module, *others: nn.Module) -> to
 def learning_rate(config: Training, epoch: int, step: int, steps_per_epoch: int) -> float:
     """Return the learning rate of one step, a pure function of where training stands, so that a resume needs no state.
 
-    ``step`` follows ``MultiStepLR``; ``one_cycle`` follows ``OneCycleLR(cycle_momentum=False)`` over the whole run.
+    ``step`` follows ``MultiStepLR``; ``one_cycle`` follows ``OneCycleLR(cycle_momentum=False)`` over the whole run,
+    ``linear`` falls from ``lr`` at the first step to zero after the last.
 
     Args:
         config: The protocol.
@@ -51,6 +55,8 @@ def learning_rate(config: Training, epoch: int, step: int, steps_per_epoch: int)
     """
     if config.schedule == "step":
         return config.lr * config.gamma ** sum(epoch >= milestone for milestone in config.milestones)
+    if config.schedule == "linear":
+        return config.lr * (1 - (epoch + step / steps_per_epoch) / config.epochs)
     if config.schedule == "one_cycle":
         last = config.epochs * steps_per_epoch - 1
         return config.lr * _one_cycle(epoch * steps_per_epoch + step, last)

@@ -8,6 +8,7 @@ from functools import partial
 
 import torch
 
+from undistill.data.augment import choose_augmentation
 from undistill.data.dataset import Dataset, Frame, Images, hold_out
 from undistill.data.holdings import Holdings
 from undistill.data.loader import Batch, EmptyBatches, Loader, Stream
@@ -137,7 +138,7 @@ def _stream(
     loader = Loader(
         held.images.subset(rest) if len(aside) else held.images,
         batch_size=config.batch_size,
-        augment=data.augment if config.augment == "auto" else config.augment,
+        augment=choose_augmentation(config.augment, data.augment),
         mean=data.mean,
         std=data.std,
         seed=config.seed,

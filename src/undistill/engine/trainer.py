@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from undistill import functional as F
 from undistill.data.dataset import Dataset, Frame, Images
-from undistill.data.loader import Batch, Stream
+from undistill.data.loader import Batch, Loader, Stream
 from undistill.engine.evaluate import Evaluation, ask_all, evaluate, predict
 from undistill.engine.guard import DivergenceGuard
 from undistill.engine.job import Job, TrainResult
@@ -22,6 +22,7 @@ from undistill.engine.state import Position, TrainState
 from undistill.engine.stepping import Learner
 from undistill.engine.synthetic import write_images
 from undistill.errors import InterruptedRunError
+from undistill.models import PREPARED_FROM, PreparedFromImages
 from undistill.objective import StepOutput
 from undistill.victim.asked import Asked
 
@@ -108,10 +109,13 @@ class Trainer:
         """Take over a saved state, where there is one."""
         path, model, victim = self.job.state_path, self.job.nets.model, self.job.nets.victim
         frame = Frame.of(self._data)
-        self.job.objective.start(self.job.nets, frame)
-        companion = self.job.objective.companion(self.job.nets, frame, self._device)
+        if isinstance(model, PreparedFromImages) and isinstance(self._loader, Loader):
+            model.prepare_from_images(self._loader.sample(PREPARED_FROM))
+        self.job.objective.begin(self.job.nets, frame)
+        given = replace(self.job.nets, held_out=self._held_out.images)
+        companion = self.job.objective.companion(given, frame, self._device)
         self._companion = companion
-        modules = (self.job.objective.modules(self.job.nets, frame) or nn.ModuleDict()).to(self._device)
+        modules = (self.job.objective.modules(given, frame) or nn.ModuleDict()).to(self._device)
         optimizer = make_optimizer(self.job.config, model, modules)
         self._named = self._ask_held_out()
         self._monitored, self._split, self._score = self._watched()
@@ -123,7 +127,7 @@ class Trainer:
         elif victim is not None and self._score == "agreement" and not isinstance(victim, Asked):
             victim.queries += len(self._held_out.images)  # who chooses by these answers has to ask for them
         self._guard = DivergenceGuard(self._device, self.position.last_finite_loss)
-        nets = replace(self.job.nets, companion=companion, modules=modules)
+        nets = replace(given, companion=companion, modules=modules)
         self.learner = Learner(
             self.job.objective,
             nets,

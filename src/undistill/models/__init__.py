@@ -10,7 +10,7 @@ import importlib
 import inspect
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor, nn
@@ -21,7 +21,9 @@ from undistill.registry import Registry, Spec
 
 __all__ = [
     "MODELS",
+    "PREPARED_FROM",
     "ModelFactory",
+    "PreparedFromImages",
     "build_model",
     "check_model",
     "check_model_spec",
@@ -34,6 +36,17 @@ ModelFactory = Callable[..., nn.Module]
 
 MODELS: Registry[ModelFactory] = Registry("model", "undistill.models")
 register_model = MODELS.register
+
+PREPARED_FROM = 5000  # images, or as many as there are
+
+
+@runtime_checkable
+class PreparedFromImages(Protocol):
+    """A net of which a part is estimated from training images before training begins, such as a whitening."""
+
+    def prepare_from_images(self, images: Tensor) -> None:
+        """Estimate it from normalized training images (N, C, H, W), on the net's device, not augmented."""
+
 
 _FROM_DATA = ("num_classes", "in_channels", "image_size")
 _BY_KEYWORD = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)

@@ -80,6 +80,7 @@ class Request:
             )
         parts = [f"{name} replaced by {spec}" for name, spec in (changes.data or {}).items()]
         parts += [f"{changes.epochs} epochs"] if changes.epochs else []
+        parts += [f"{name} replaced by {spec}" for name, spec in (changes.models or {}).items()]
         parts += [f"nets of width {changes.width:g}"] if changes.width else []
         parts += ["the turbo protocol, which is shorter"] if changes.profile == "turbo" else []
         if not parts:
@@ -100,6 +101,7 @@ class Request:
         words += [word for row in self.only for word in ("--only", row)]
         words += [word for row in self.skip for word in ("--skip", row)]
         words += [word for name, spec in (changes.data or {}).items() for word in ("--data", f"{name}={spec}")]
+        words += [word for name, spec in (changes.models or {}).items() for word in ("--model", f"{name}={spec}")]
         words += ["--epochs", str(changes.epochs)] if changes.epochs is not None else []
         words += ["--width", f"{changes.width:g}"] if changes.width is not None else []
         words += ["--profile", changes.profile] if changes.profile != "exact" else []
@@ -166,8 +168,8 @@ def load_studies(
     parameters = dict(parameters or {})
     _check_parameters(name, parameters)
     names = [each for each in list_studies() if not _required(each)] if name == "all" else [name]
-    if changes.data:
-        _check_names(changes.data, names, parameters)
+    if changes.data or changes.models:
+        _check_replaced(changes, names, parameters)
     studies = [STUDIES[each](seeds=seeds, changes=changes, **parameters) for each in names]
     known = {row for study in studies for row in (study.name, *study.rows)}
     for row in (*only, *skip):
@@ -215,10 +217,12 @@ def _text(value: Any) -> str:
     return text.removesuffix("...\n").rstrip("\n")
 
 
-def _check_names(data: Collection[str], studies: Collection[str], parameters: Mapping[str, Any]) -> None:
-    """Refuse to replace a data set that none of the studies looks at."""
-    plain = (STUDIES[study](seeds=1, changes=PAPER, **parameters) for study in studies)
-    known = {Spec.parse(spec).name for study in plain for spec in study.data}
-    for name in data:
-        if name not in known:
-            raise UnknownNameError("data set of this study", name, known)
+def _check_replaced(changes: Changes, studies: Collection[str], parameters: Mapping[str, Any]) -> None:
+    """Refuse to replace a data set or a net that none of the studies has."""
+    plain = [STUDIES[study](seeds=1, changes=PAPER, **parameters) for study in studies]
+    sets = {Spec.parse(spec).name for study in plain for spec in study.data}
+    nets = {Spec.parse(model).name for study in plain for model in study.models}
+    for kind, given, known in (("data set", changes.data, sets), ("net", changes.models, nets)):
+        for name in given or ():
+            if name not in known:
+                raise UnknownNameError(f"{kind} of this study", name, known)

@@ -84,6 +84,12 @@ class Study(ABC):
             yield from _data(recipe)
 
     @property
+    def models(self) -> Iterator[str]:
+        """Specs of the nets that it trains."""
+        for recipe in self.recipes:
+            yield from _models(recipe)
+
+    @property
     def rows(self) -> tuple[str, ...]:
         """Names of what can be run without the rest."""
         return ()
@@ -112,6 +118,12 @@ def parameters_of(factory: StudyFactory) -> dict[str, Parameter]:
     """Return what a study can be asked for with, by name."""
     found = signature(factory).parameters
     return {name: parameter for name, parameter in found.items() if name not in ("seeds", "changes")}
+
+
+def _models(recipe: Recipe) -> Iterator[str]:
+    for source in recipe.sources:
+        yield from _models(source)
+    yield recipe.model
 
 
 def _data(recipe: Recipe) -> Iterator[str]:
