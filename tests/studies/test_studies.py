@@ -525,6 +525,20 @@ def test_profiles_have_folders_of_their_own() -> None:
     assert Changes(profile="turbo", epochs=3).label == "reduced-turbo"
 
 
+def test_a_net_can_be_replaced_wherever_it_is() -> None:
+    changes = Changes(models={"resnet18": "speedrun(widths=(8, 16, 16))"}, width=0.5)
+    (study,) = load_studies("table1", changes=changes)
+    nasty = study.cells["resnet18-nasty", "cnn"][0].victim  # type: ignore[attr-defined]
+    assert nasty.model == nasty.adversary.model == "speedrun(width=0.5, widths=(8, 16, 16))"
+    assert {Spec.parse(model).name for model in study.models} == {"cnn", "preresnet20", "preresnet32", "speedrun"}
+    assert "resnet18 replaced by speedrun" in Request("table1", changes=changes).banner
+    assert "--model" in Request("table1", changes=changes).command
+    with pytest.raises(UnknownNameError, match="net of this study 'resnet81'; did you mean 'resnet18'"):
+        load_studies("table1", changes=Changes(models={"resnet81": "speedrun"}))
+    with pytest.raises(RecipeError, match="did you mean 'speedrun'"):
+        load_studies("table1", changes=Changes(models={"resnet18": "speedrum"}))
+
+
 def test_a_request_survives_json_and_is_the_command() -> None:
     changes = Changes(data={"cifar10": "npz(path='my set.npz')"}, epochs=5, width=0.25)
     request = Request("table4", 3, ("baseline",), ("resnet18-nasty",), changes)

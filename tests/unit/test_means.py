@@ -14,6 +14,7 @@ from played import played
 from undistill import functional as F
 from undistill.attacks.htc import HTC
 from undistill.attacks.kd import KD
+from undistill.attacks.ttm import TTM
 from undistill.data import DATASETS, load_dataset
 from undistill.data.dataset import UNKNOWN, Dataset, Images
 from undistill.data.holdings import hold, on_hand, overlap
@@ -366,6 +367,39 @@ def test_htc_is_its_formula() -> None:
     q = net(x).double().log_softmax(1)
     expected = 0.8 * 3 * (p * (p.log() - q)).sum(1).mean() - 0.2 * q[range(6), y].mean()
     assert float(loss) == pytest.approx(float(expected), rel=1e-5)
+
+
+@pytest.mark.parametrize("weighted", [False, True])
+def test_ttm_is_its_formula(weighted: bool) -> None:
+    x, y = torch.rand(6, 1, 8, 8), torch.arange(6)
+    net, victim = nn.Sequential(nn.Flatten(), nn.Linear(64, 10)).requires_grad_(False), Counting().requires_grad_(False)
+    nets = Nets(net, victim=Victim(victim, access=Access.PROBS))
+    loss = TTM(power=0.2, multiplier=3.0, label_weight=0.5, weighted=weighted).step(Batch(x, y, y), nets).loss
+    powers = victim.net(x.flatten(1)).double().softmax(1) ** 0.2
+    q, u = powers / powers.sum(1, keepdim=True), powers.sum(1) if weighted else torch.ones(6)
+    log_s = net(x).double().log_softmax(1)
+    expected = 3 * (u * (q * (q.log() - log_s)).sum(1)).mean() - 0.5 * log_s[range(6), y].mean()
+    assert float(loss) == pytest.approx(float(expected), rel=1e-5)
+
+
+def test_ttm_at_the_power_of_one_is_plain_distillation_and_of_a_fiftieth_is_htc() -> None:
+    x, y = torch.rand(6, 1, 8, 8), torch.arange(6)
+    victim = Victim(Counting().requires_grad_(False), access=Access.PROBS)
+    students = [nn.Sequential(nn.Flatten(), nn.Linear(64, 10)) for _ in range(3)]
+    for student in students[1:]:
+        student.load_state_dict(students[0].state_dict())
+    methods = (
+        TTM(power=0.02, multiplier=2.0, label_weight=0.0),
+        HTC(temperature=50.0, alpha=1.0, multiplier=2.0),
+        TTM(power=1.0, multiplier=1.0, label_weight=0.0, weighted=True),
+    )
+    for method, student in zip(methods, students, strict=True):
+        method.step(Batch(x, y, y), Nets(student, victim=victim)).loss.backward()
+    ttm, htc, _ = (student[1].weight.grad for student in students)
+    assert torch.allclose(ttm, htc, atol=1e-7)
+    kd = KD(temperature=1.0, alpha=1.0).step(Batch(x, y, y), Nets(students[2], victim=victim)).loss
+    same = methods[2].step(Batch(x, y, y), Nets(students[2], victim=victim)).loss
+    assert float(same.detach()) == pytest.approx(float(kd.detach()))
 
 
 def test_images_that_are_the_owners_are_counted(teacher: Run, digits: Dataset) -> None:

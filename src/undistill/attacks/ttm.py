@@ -1,4 +1,4 @@
-"""Transformed teacher matching (Zheng and Yang, 2024): the victim's probabilities raised to a power, matched as they are.
+"""Transformed teacher matching (Zheng and Yang, 2024): learn from powers of the victim's probabilities.
 
 With the power 1/τ it is the softening of distillation on the victim's side alone.
 """

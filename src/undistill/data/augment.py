@@ -138,7 +138,12 @@ class ShiftFlip(Crop):
         self.padding = math.ceil(min(self.height, self.width) / 16)
         rows, columns = (_reflected(size, self.padding, x.device) for size in (self.height, self.width))
         self.padded = x.index_select(2, rows).index_select(3, columns).contiguous()
+        # By the row alone, so that all runs agree; drawn on the CPU, so that all devices do.
         self.mirrored = (torch.rand(len(x), generator=torch.Generator().manual_seed(0)) < 0.5).to(x.device)
+
+    def draw(self, n: int, generator: torch.Generator) -> Draws:
+        """Return ``top`` and ``left``, int64 (n,), and ``seen``: never before, unless who asks knows better."""
+        return super().draw(n, generator) | {"seen": torch.zeros(n, dtype=torch.int64)}
 
     def apply(self, index: Tensor, draws: Draws) -> Tensor:
         """Return a window of each of the images ``index``, mirrored every other time that it comes."""

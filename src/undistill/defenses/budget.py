@@ -14,6 +14,7 @@ from undistill.objective import Companion, Frozen
 __all__ = ["AccuracyBudget"]
 
 _ASKED = 128  # held-out images a step
+_BATCH = 1000  # at a time, where all are asked about
 _MEMORY = 5000  # images over which the price is averaged, about as many as CIFAR's held-out tenth has
 _FIRST = 0.01  # the weight at first
 _STEP = 0.02  # how much the logarithm of the weight may grow in a step; it falls three times as fast
@@ -90,7 +91,8 @@ class AccuracyBudget(Companion):
         self._state = state["steering"]
 
     def _every(self) -> list[Tensor]:
-        return list(torch.arange(len(self._images), device=self._images.y.device).split(1000))
+        rows = torch.arange(len(self._images), device=self._images.y.device)
+        return [rows[first : first + _BATCH] for first in range(0, len(rows), _BATCH)]
 
     @torch.no_grad()
     def _is_right(self, model: nn.Module, rows: Tensor) -> Tensor:

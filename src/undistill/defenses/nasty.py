@@ -95,7 +95,9 @@ class Nasty(Defense):
         try:
             nets.model.load_state_dict(_twin(nets).net.state_dict())
         except RuntimeError:
-            raise RecipeError("start=twin needs a twin of the same architecture; set adversary.model to model") from None
+            raise RecipeError(
+                "start=twin needs a twin of the same architecture; set adversary.model to model"
+            ) from None
 
     def companion(self, nets: Nets, frame: Frame, device: torch.device) -> Companion | None:
         """Return what steers the weight, where there is a budget.

@@ -89,9 +89,9 @@ def matrices_of(model: nn.Module) -> list[nn.Parameter]:
 
 def _matrices(model: nn.Module) -> Iterator[nn.Parameter]:
     for module in model.modules():
-        linear = isinstance(module, nn.Linear) or (isinstance(module, nn.modules.conv._ConvNd) and module.groups == 1)
-        if linear and module.weight.requires_grad:
-            yield module.weight
+        ungrouped = isinstance(module, nn.Conv1d | nn.Conv2d | nn.Conv3d) and module.groups == 1
+        if (ungrouped or isinstance(module, nn.Linear)) and module.weight.requires_grad:
+            yield module.weight  # type: ignore[misc]
 
 
 def orthogonalize(matrix: Tensor, steps: int = 3) -> Tensor:
@@ -104,7 +104,7 @@ def orthogonalize(matrix: Tensor, steps: int = 3) -> Tensor:
         steps: Of the iteration.
     """
     a, b, c = _COEFFICIENTS
-    x = matrix / matrix.norm().clamp(min=1e-30)
+    x: Tensor = matrix / matrix.norm().clamp(min=1e-30)
     tall = x.shape[0] > x.shape[1]
     x = x.T if tall else x
     for _ in range(steps):

@@ -20,8 +20,8 @@ class Speedrun(nn.Module):
     """A whitening stem, three groups of two convolutions, the maximum over the image and the classifier ``head``.
 
     The stem maps every patch of 2x2 pixels onto the principal directions of such patches, both ways, each scaled to
-    unit variance. It is never trained: before training, ``prepare_from_images`` estimates it from the training images. Until then
-    its directions are random ones at right angles, and so they stay for a thief without images.
+    unit variance. It is never trained: before training, ``prepare_from_images`` estimates it from the training images.
+    Until then its directions are random ones at right angles, and so they stay for a thief without images.
 
     Args:
         num_classes: Number of logits.
@@ -71,7 +71,8 @@ def _whitening(covariance: Tensor) -> Tensor:
     variances, directions = torch.linalg.eigh(covariance.double())
     # The sign of an eigenvector is the library's choice; with its largest entry above zero it is the same everywhere.
     largest = directions.gather(0, directions.abs().argmax(0, keepdim=True))
-    return (directions * largest.sign() / (variances.clamp(min=0) + _EPSILON).sqrt()).T
+    whitening: Tensor = directions * largest.sign() / (variances.clamp(min=0) + _EPSILON).sqrt()
+    return whitening.T
 
 
 @torch.no_grad()
