@@ -59,11 +59,33 @@ def test_any_size(size: int, channels: int):
     assert net(torch.randn(3, channels, size, size)).shape == (3, 10)
 
 
+@pytest.mark.parametrize("views", [1, 2, 6])
+def test_views_are_averaged_when_it_is_asked_and_not_when_it_is_trained(views: int):
+    net = build(widths=(4, 4, 4), views=views)
+    x = torch.randn(3, 3, 32, 32)
+    plain = build(widths=(4, 4, 4))
+    net.load_state_dict(plain.state_dict())
+    assert torch.equal(net.train()(x), plain.train()(x))
+    net.load_state_dict(plain.state_dict())
+    net.eval(), plain.eval()
+
+    def shifted(by: int) -> torch.Tensor:  # pixel by pixel, over reflected borders
+        at = [abs(i + by) if i + by < 32 else 62 - i - by for i in range(32)]
+        return x[:, :, at][..., at]
+
+    weights = {1: [1], 2: [0.5, 0.5], 6: [0.25] * 2 + [0.125] * 4}[views]
+    images = [x, x.flip(3)] + [each for by in (-1, 1) for each in (shifted(by), shifted(by).flip(3))]
+    expected = sum(weight * plain(image) for weight, image in zip(weights, images, strict=False))
+    assert torch.allclose(net(x), expected, atol=1e-6)
+
+
 def test_bad_arguments():
     with pytest.raises(RecipeError, match="widths must be three whole numbers above 0"):
         build(widths=(8, 16))
     with pytest.raises(RecipeError, match="scale must be a number above 0"):
         build(scale=0)
+    with pytest.raises(RecipeError, match="views must be 1, 2 or 6, got 3"):
+        build(views=3)
     with pytest.raises(ShapeError, match="needs images of 9x9 or more"):
         build(size=8)
 
