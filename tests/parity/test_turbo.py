@@ -16,7 +16,7 @@ from undistill.objective import Nets
 from undistill.recipe import Recipe, list_recipes, load_recipe
 from undistill.studies.changes import turbo_protocol
 
-OURS = ("speedrun", "nasty_speedrun", "budget_speedrun")
+OURS = ("speedrun", "nasty_speedrun", "budget_speedrun", "kd_cnn__from_speedrun")
 TURBO = [name for name in list_recipes() if name.startswith("turbo/")]
 
 

@@ -45,7 +45,7 @@ def smoke(method: type[Objective]) -> Objective:
 
 def goes_on(method: type[Objective]) -> bool:
     """Tell whether the student starts from the victim's own weights, and so is the same net."""
-    return "start" in vars(method)
+    return issubclass(method, Attack) and "begin" in vars(method)
 
 
 def recipe(method: type[Objective], **changes: Any) -> Recipe:
