@@ -39,10 +39,6 @@ class AccuracyBudget(Companion):
         frame: Of the images.
         device: Where to compute.
         begin: Share of the highest learning rate below which the weight is above zero.
-
-    Attributes:
-        weight: ω for the next step.
-        price: Points of accuracy below the twin, a running mean.
     """
 
     def __init__(
@@ -51,7 +47,7 @@ class AccuracyBudget(Companion):
         self._budget, self._begin = budget, begin
         self._images, self._scale = held_out.to(device), (frame.mean, frame.std)
         self._right = torch.cat([self._is_right(twin, rows) for rows in self._every()])
-        self._share, self.weight = 1.0, 0.0
+        self._share = 1.0
         # Logarithm of the weight, price, the schedule's price, steps before and after the weight is above zero.
         self._state = torch.tensor([math.log(_FIRST), 0, 0, 0, 0], dtype=torch.float64)
 
@@ -73,14 +69,12 @@ class AccuracyBudget(Companion):
         mean += (price - mean) / min(steps, _MEMORY / len(rows))
         if self._share > self._begin:
             self._state = self._state.new_tensor([log_weight, mean, mean, before + 1, after])
-            self.weight = 0.0
             return 0.0
         self._state = self._state.new_tensor([log_weight, mean, schedule, before, after + 1])
         left = (self._budget - self.price) / self._budget
         log_weight += _STEP * max(-3.0, min(1.0, left))
         self._state[0] = log_weight
-        self.weight = math.exp(log_weight + min(0.0, left))
-        return self.weight
+        return math.exp(log_weight + min(0.0, left))
 
     def state_dict(self) -> dict[str, Tensor]:
         """Return weight and prices."""
