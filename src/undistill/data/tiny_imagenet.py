@@ -74,9 +74,9 @@ def tiny_imagenet(path: str | Path | None = None) -> Dataset:
     test image label 0.
 
     Paper vs code: the Nasty Teacher code normalizes with mean (.4802, .4481, .3975) and std (.2302, .2265, .2262), and
-    so does this. The mean is that of the pixels; the std is the standard deviation within an image, averaged over
-    images. The pixels of all images together have (.2764, .2689, .2816), by which inputs are 1.2 times as wide as they
-    would be with unit variance.
+    so does this. The mean is that of the training pixels; their std is (.2764, .2689, .2816), so that inputs are 1.2
+    times as wide as with unit variance. The code does not say where its std is from. The std within an image, averaged
+    over images, is within .001 of it (measured on 100 training images a class).
 
     Args:
         path: An unpacked folder; the archive is downloaded if None.
