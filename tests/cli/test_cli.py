@@ -516,6 +516,11 @@ def test_data_import_then_verify_fetch_and_list(remote: Path, tmp_path: Path) ->
     assert undistill("data", "fetch", "mnist", "--json").json == [str(target)]
     listed = undistill("data", "list", "--json").json
     assert {"name": "mnist", "bytes": 9, "path": str(target)} in listed
+    decoded = target.with_name("decoded-1234.npz")
+    decoded.write_bytes(b"four")
+    listed = undistill("data", "list", "--json").json
+    assert [row["path"] for row in listed if row["name"] == "mnist"] == [str(target), str(decoded)]
+    assert {"name": "mnist", "bytes": 4, "path": str(decoded)} in listed
     assert "not here" in undistill("data", "list").out
 
 

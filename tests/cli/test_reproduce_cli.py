@@ -33,6 +33,16 @@ def test_dry_run_lists_runs_and_trains_nothing(tmp_path: Path, capsys: pytest.Ca
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.parametrize("spec", ["tiny_imagenet(path='/nowhere')", "rest(of='npz(path=\"/nowhere\", subset=9)')"])
+def test_dry_run_refuses_a_path_where_there_is_nothing(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], spec: str
+) -> None:
+    assert main(["reproduce", "table1", "--dry-run", "--data", f"cifar10={spec}", "--out", str(tmp_path / "out")]) == 3
+    shown = capsys.readouterr()
+    assert shown.err == "error: there is no /nowhere; correct the path in the spec of the data set\n"
+    assert shown.out == ""
+
+
 def test_dry_run_as_json(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     arguments = ["table1", "--seeds", "3", "--only", "baseline", "--dry-run", "--json", "--out", str(tmp_path)]
     assert main(["reproduce", *arguments]) == 0

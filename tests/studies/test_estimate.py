@@ -271,6 +271,53 @@ def test_sizes_of_data_sets_are_known_before_they_are_downloaded() -> None:
     assert not cache_dir().exists()
 
 
+@pytest.fixture
+def tiny_folder(tmp_path: Path) -> Path:
+    """Return an unpacked Tiny-ImageNet of 3 + 2 images a class, none of which can be decoded."""
+    for wnid in (f"n{number:08d}" for number in range(200)):
+        for part, count in (("train", 3), ("val", 2)):
+            (tmp_path / part / wnid).mkdir(parents=True)
+            for number in range(count):
+                (tmp_path / part / wnid / f"{number}.JPEG").write_bytes(b"no image")
+    return tmp_path
+
+
+def test_size_of_a_folder_is_counted_not_that_of_the_published_set(tiny_folder: Path) -> None:
+    def shape(more: str = "") -> Shape:
+        return dataset_shape(f"tiny_imagenet(path={str(tiny_folder)!r}{more})")
+
+    assert shape() == Shape(600, 400, num_classes=200, in_channels=3, image_size=64)
+    assert shape(", subset=0.5, test_subset=200") == Shape(300, 200, 200, 3, 64)
+    assert shape(", subset=600, image_size=32, channels=1") == Shape(600, 400, 200, 1, 32)
+    for more, message in ((", subset=700", "cannot take 700 of 600"), (", test_subset=0.1", "cannot take 40 of 400")):
+        with pytest.raises(DataError, match=message):
+            shape(more)
+    with pytest.raises(DataError, match="subset=50001: cannot take 50,001 of 50,000 images"):
+        dataset_shape("cifar10(subset=50001)")
+    for spec in ("tiny_imagenet(path='/nowhere')", "mnist_m(path='/nowhere')"):
+        with pytest.raises(DataError, match="/nowhere"):
+            dataset_shape(spec)
+    assert not cache_dir().exists()
+
+
+def test_operations_go_with_the_images_of_the_folder(
+    speeds: dict[str, float], tiny_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A linear net: 600 images instead of 100,000 are trained on, and their files are counted once for all runs."""
+    counted: list[str] = []
+
+    def shape_of(spec: str) -> Shape:
+        counted.append(spec)
+        return dataset_shape(spec)
+
+    monkeypatch.setattr(module, "dataset_shape", shape_of)
+    data = f"tiny_imagenet(path={str(tiny_folder)!r})"
+    values = {"data": data, "model": "mlp(hidden=(), relu_logits=False)", "holdout": 0.0, "selection": "last"}
+    found = estimate(plan(*(tiny(**values, seed=seed) for seed in range(3))), device=CPU).steps
+    assert {step.flops for step in found} == {(2 * 2 * 600 + 3 * 400) * 2 * 3 * 64 * 64 * 200}
+    assert counted == [data]
+
+
 def test_size_of_a_data_set_that_declares_none_is_that_of_its_images(monkeypatch: pytest.MonkeyPatch) -> None:
     data = load_dataset(TINY)
     assert dataset_shape(TINY) == data.shape == Shape(len(data.train), len(data.test), 10, 1, 8)

@@ -339,6 +339,8 @@ def test_missing_data_are_told_before_anything_trains(tmp_path: Path) -> None:
         check_data(["cifar10", "digits", "cifar100(subset=10)"])
     with pytest.raises(DataError, match="there is no file"):
         check_data(["npz(path='nowhere.npz')"])
+    with pytest.raises(DataError, match="nowhere is no unpacked Tiny-ImageNet"):  # and no archive is asked for
+        check_data(["tiny_imagenet(path='nowhere')"])
 
 
 # --- the numbers ------------------------------------------------------------------------------------------------------

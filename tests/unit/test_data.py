@@ -21,13 +21,16 @@ from undistill.data import (
     Dataset,
     Images,
     Remote,
+    Shape,
     check_dataset_spec,
     list_datasets,
     load_dataset,
     parse_dataset_spec,
 )
+from undistill.data import tiny_imagenet as tiny
 from undistill.data.dataset import channel_stats, stratified_split
 from undistill.data.download import REMOTES
+from undistill.data.files import files_below, tree_state
 from undistill.errors import DataError, RecipeError, UnknownNameError
 
 Arrays = dict[str, Any]
@@ -314,6 +317,24 @@ class TestSpecs:
         os.utime(save(path, arrays(n=24)), ns=(1, 1))
         assert len(load_dataset(path).train) == 24 != len(first.train)
 
+    @pytest.mark.parametrize("depth", [0, 1, 2, 3])
+    def test_an_added_image_is_seen_however_deep(self, tmp_path: Path, depth: int) -> None:
+        folder = write_folder(tmp_path / "zoo", TestImageFolder().by_part())
+        deep = folder / "train" / "ant" / Path(*"abc"[:depth])
+        deep.mkdir(parents=True, exist_ok=True)
+        assert len(load_dataset(folder).train) == 6
+        (deep / "more.png").write_bytes(encode(TestImageFolder.color[20]))
+        assert len(load_dataset(folder).train) == 7
+
+    def test_an_overwritten_image_is_read_again(self, tmp_path: Path) -> None:
+        folder = write_folder(tmp_path / "zoo", TestImageFolder().by_part())
+        first = load_dataset(folder)
+        assert load_dataset(folder) is first
+        image = folder / "train" / "ant" / "0.png"
+        image.write_bytes(encode(TestImageFolder.color[20]))
+        os.utime(image, ns=(1, 1))
+        np.testing.assert_array_equal(load_dataset(folder).train.x[0], TestImageFolder.color[20].transpose(2, 0, 1))
+
     def test_subset(self) -> None:
         data = load_dataset("digits(subset=100, test_subset=50)")
         assert (len(data.train), len(data.test)) == (100, 50)
@@ -553,6 +574,15 @@ class TestImageFolder:
         assert torch.bincount(data.train.y).tolist() == [8, 8]
         assert "no official split" in data.note
 
+    def test_links_are_followed_and_hidden_files_are_no_images(self, tmp_path: Path) -> None:
+        folder = write_folder(tmp_path / "zoo", self.by_part())
+        plain = load_dataset(folder)
+        (folder / "train" / "ant").rename(tmp_path / "elsewhere")
+        (folder / "train" / "ant").mkdir()
+        (folder / "train" / "ant" / "inner").symlink_to(tmp_path / "elsewhere")
+        (folder / "train" / "cat" / "._0.png").write_bytes(b"\0\5\x16\7resource fork")
+        assert load_dataset(folder).fingerprint == plain.fingerprint
+
     def test_grey_stays_grey(self, tmp_path: Path) -> None:
         files = {name: pixels[..., 0] for name, pixels in self.by_part().items()}
         assert load_dataset(write_folder(tmp_path / "grey", files)).in_channels == 1
@@ -611,6 +641,55 @@ class TestImageFolder:
             load_dataset(f"image_folder(path={str(tmp_path)!r}, size=0)")
 
 
+class TestFilesBelow:
+    def test_like_os_walk_with_links(self, tmp_path: Path) -> None:
+        root = tmp_path / "root"
+        for name in ("a.png", "b/c.png", "b/d/e.png", "b.png", "b/.hidden", ".git/f.png"):
+            (root / name).parent.mkdir(parents=True, exist_ok=True)
+            (root / name).write_bytes(name.encode())
+        (tmp_path / "other").mkdir()
+        (tmp_path / "other" / "g.png").write_bytes(b"g")
+        (root / "link").symlink_to(tmp_path / "other")
+        (root / "again").symlink_to(root / "b" / "d")
+        walked = {
+            Path(folder, name).relative_to(root).as_posix(): Path(folder, name).stat().st_size
+            for folder, _, names in os.walk(root, followlinks=True)
+            for name in names
+        }
+        hidden = {"b/.hidden", ".git/f.png"}
+        found = {name: stat.st_size for name, stat in files_below(root).items()}
+        assert found == {name: size for name, size in walked.items() if name not in hidden}
+        assert len(found) == len(walked) - len(hidden) == 6
+
+    def test_links_in_a_circle_and_to_nowhere(self, tmp_path: Path) -> None:
+        (tmp_path / "a").mkdir()
+        (tmp_path / "a" / "x.png").write_bytes(b"x")
+        (tmp_path / "a" / "up").symlink_to(tmp_path / "a")
+        (tmp_path / "a" / "gone.png").symlink_to(tmp_path / "no such file")
+        assert files_below(tmp_path).keys() == {"a/x.png"}
+
+    def test_state_tells_every_change(self, tmp_path: Path) -> None:
+        states = [tree_state(tmp_path)]
+        file = tmp_path / "a" / "x.png"
+
+        def changed(change: Callable[[], object]) -> bool:
+            change()
+            states.append(tree_state(tmp_path))
+            return states[-1] not in states[:-1]
+
+        file.parent.mkdir()
+        assert tree_state(tmp_path) == states[0]
+        assert changed(lambda: file.write_bytes(b"1"))
+        assert changed(lambda: file.write_bytes(b"22"))
+        assert changed(lambda: os.utime(file, ns=(1, 1)))
+        assert changed(lambda: file.rename(tmp_path / "y.png"))
+        assert changed(lambda: (tmp_path / "z.png").write_bytes(b"3"))
+
+    def test_no_folder(self, tmp_path: Path) -> None:
+        with pytest.raises(DataError, match=r"cannot read .*gone .No such file or directory"):
+            files_below(tmp_path / "gone")
+
+
 class TestTinyImageNet:
     wnids = tuple(f"n{number:08d}" for number in range(200))
 
@@ -659,6 +738,62 @@ class TestTinyImageNet:
         assert again is not data
         assert again.fingerprint == data.fingerprint
         assert [file.suffix for file in (cache / "tiny_imagenet").iterdir()] == [".npz"]
+
+    def test_numbers_that_are_not_the_published_ones_are_told(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        folder = self.unpack(tmp_path / "tiny", self.files())
+        note = "not the published set: 400 training and 200 test images instead of 100,000 and 10,000"
+        assert tiny.tiny_imagenet(folder).note == note
+        assert load_dataset(f"tiny_imagenet(path={str(folder)!r}, test_subset=200, subset=200)").note == (
+            f"{note}; a subset: 200 training and 200 test images"
+        )
+        monkeypatch.setattr(tiny, "_PUBLISHED", Shape(400, 200, 200, 3, 64))
+        assert tiny.tiny_imagenet(folder).note == ""
+        (folder / f"train/{self.wnids[3]}/images/{self.wnids[3]}_1.JPEG").unlink()
+        assert tiny.tiny_imagenet(folder).note == (
+            "not the published set: 399 training and 200 test images instead of 400 and 200"
+        )
+
+    def test_of_a_folder_the_newest_images_alone_are_kept(self, tmp_path: Path, cache: Path) -> None:
+        folder, other = (self.unpack(tmp_path / name, self.files()) for name in ("tiny", "other"))
+        assert len(tiny.tiny_imagenet(other).train) == len(tiny.tiny_imagenet(folder).train) == 400
+        added = encode(np.zeros((64, 64, 3), np.uint8), "JPEG")
+        for number in (1, 2):
+            (folder / f"train/{self.wnids[3]}/images/added {number}.JPEG").write_bytes(added)
+            assert len(tiny.tiny_imagenet(folder).train) == 400 + number
+        assert len(list((cache / "tiny_imagenet").iterdir())) == 2  # one of each folder
+
+    @pytest.mark.parametrize("kind", ["truncated", "altered", "garbage", "empty"])
+    def test_a_damaged_copy_is_made_anew(self, tmp_path: Path, cache: Path, kind: str) -> None:
+        folder = self.unpack(tmp_path / "tiny", self.files())
+        whole = tiny.tiny_imagenet(folder).fingerprint
+        (copy,) = (cache / "tiny_imagenet").iterdir()
+        good = copy.read_bytes()
+        altered = bytearray(good)
+        altered[len(good) // 3] ^= 0xFF
+        copy.write_bytes({"truncated": good[:-200], "altered": altered, "garbage": b"hello", "empty": b""}[kind])
+        assert tiny.tiny_imagenet(folder).fingerprint == whole
+        assert list((cache / "tiny_imagenet").iterdir()) == [copy]
+        with np.load(copy) as arrays:
+            assert len(arrays["train_x"]) == 400
+
+    def test_links(self, tmp_path: Path) -> None:
+        folder = self.unpack(tmp_path / "tiny", self.files())
+        for part in ("train", "val"):
+            (folder / part).rename(tmp_path / f"{part} elsewhere")
+            (folder / part).symlink_to(tmp_path / f"{part} elsewhere")
+        self.check(tiny.tiny_imagenet(folder))
+
+    def test_words_of_an_older_tool(self, tmp_path: Path) -> None:
+        words = {"words.txt": "n00000007\tfür Elise\n".encode("latin-1")}
+        data = tiny.tiny_imagenet(self.unpack(tmp_path / "tiny", self.files() | words))
+        assert data.classes[7:9] == ("für Elise", "n00000008")
+
+    def test_resource_forks_are_no_images(self, tmp_path: Path) -> None:
+        fork = b"\0\5\x16\7resource fork"
+        forks = {f"train/{self.wnids[3]}/images/._{self.wnids[3]}_0.JPEG": fork, "val/images/._val_5.JPEG": fork}
+        self.check(tiny.tiny_imagenet(self.unpack(tmp_path / "tiny", self.files() | forks)))
 
     def test_truncated_archive(self, place: Callable[..., None]) -> None:
         place("tiny_imagenet", archive=b"PK\x03\x04 cut off")

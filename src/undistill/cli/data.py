@@ -60,14 +60,16 @@ def import_(
 
 @app.command("list")
 def list_(as_json: AsJson = False) -> None:
-    """List the files in the cache, without verifying them."""
+    """List the files in the cache, published ones and what was decoded from them, without verifying them."""
     from undistill.data import cache_dir, list_datasets
     from undistill.data.download import REMOTES
 
     list_datasets()  # sources declare their files when they are imported
-    files = [
-        (name, cache_dir() / name / remote.filename) for name, remotes in sorted(REMOTES.items()) for remote in remotes
-    ]
+    files = []
+    for name, remotes in sorted(REMOTES.items()):
+        folder = cache_dir() / name
+        published = [folder / remote.filename for remote in remotes]
+        files += [(name, path) for path in (*published, *sorted(set(folder.glob("*")) - set(published)))]
     rows = [(name, path.stat().st_size if path.is_file() else None, path) for name, path in files]
     if as_json:
         print_json([{"name": name, "bytes": size, "path": path} for name, size, path in rows])

@@ -16,6 +16,7 @@ from typing import Any
 from undistill.data.convert import convert
 from undistill.data.dataset import Dataset, Images, Shape
 from undistill.data.download import REMOTES, FileStatus, Remote, cache_dir, fetch, import_file, verify
+from undistill.data.files import tree_state
 from undistill.data.sources import DATASETS, DatasetFactory
 from undistill.errors import DataError, RecipeError, did_you_mean
 from undistill.registry import Spec
@@ -37,19 +38,27 @@ __all__ = [
     "load_dataset",
     "parse_dataset_spec",
     "register_dataset",
+    "source_path",
     "verify",
 ]
 
-_SHAPES: dict[str, Shape] = {}
+_SHAPES: dict[str, Shape | Callable[..., Shape]] = {}
 _SUBSETS = ("subset", "test_subset")
 _FORMAT = ("image_size", "channels")
 _WITH_PATH = ("image_folder", "mnist_m", "npz", "tiny_imagenet")
 
 
 def register_dataset(
-    name: str, *remotes: Remote, shape: Shape | None = None
+    name: str, *remotes: Remote, shape: Shape | Callable[..., Shape] | None = None
 ) -> Callable[[DatasetFactory], DatasetFactory]:
-    """Return a decorator that registers a source, and declare the files that it downloads and its size, if fixed."""
+    """Return a decorator that registers a source, and declare what is known of it before it is loaded.
+
+    Args:
+        name: Of the source.
+        remotes: The files that it downloads.
+        shape: The size of the published set; or a function of the source's own arguments that finds the size without
+            decoding an image. None if only the images tell.
+    """
     if remotes:
         REMOTES[name] = remotes
     if shape is not None:
@@ -100,11 +109,11 @@ def dataset_shape(spec: str | Path | Mapping[str, Any] | Spec) -> Shape:
     if problems:
         raise RecipeError(problems)
     parsed = parse_dataset_spec(spec)
-    declared = _SHAPES.get(parsed.name)
+    declared = _declared(parsed)
     if declared is not None:
         train, test = (
-            round(size * whole) if isinstance(size, float) else size or whole
-            for size, whole in zip(map(parsed.kwargs.get, _SUBSETS), (declared.train, declared.test), strict=True)
+            _count(parsed, key, whole, declared.num_classes)
+            for key, whole in zip(_SUBSETS, (declared.train, declared.test), strict=True)
         )
         size, channels = (parsed.kwargs.get(key) for key in _FORMAT)
         form = {"image_size": size or declared.image_size, "in_channels": channels or declared.in_channels}
@@ -112,6 +121,19 @@ def dataset_shape(spec: str | Path | Mapping[str, Any] | Spec) -> Shape:
     if parsed.name in REMOTES and any(file.state != "ok" for file in verify(parsed.name)):
         raise DataError(f"{parsed.name} is not on this machine; run `undistill data fetch {parsed.name}`")
     return load_dataset(parsed).shape
+
+
+def source_path(spec: str | Path | Mapping[str, Any] | Spec) -> Path | None:
+    """Return the file or folder that a data set is read from, or the one that it is made of; None if it names none.
+
+    Raises:
+        RecipeError: It is no spec of a data set.
+    """
+    parsed = parse_dataset_spec(spec)
+    path, of = parsed.kwargs.get("path"), parsed.kwargs.get("of")
+    if isinstance(of, str):
+        return source_path(of)
+    return Path(path).expanduser() if isinstance(path, str) else None
 
 
 def check_dataset_spec(spec: str | Path | Mapping[str, Any] | Spec) -> list[str]:
@@ -145,6 +167,26 @@ def check_dataset_spec(spec: str | Path | Mapping[str, Any] | Spec) -> list[str]
     if isinstance(channels, bool) or channels not in (None, 1, 3):
         problems.append(f"channels must be 1 (grey) or 3 (color), got {channels!r}")
     return problems
+
+
+def _declared(spec: Spec) -> Shape | None:
+    """Return the size that a source declares, before any subset; None if the images must be asked."""
+    declared = _SHAPES.get(spec.name)
+    if declared is None or isinstance(declared, Shape):  # of the published set: files by hand may be others
+        return declared if source_path(spec) is None else None
+    return declared(**{key: value for key, value in spec.kwargs.items() if key not in (*_SUBSETS, *_FORMAT)})
+
+
+def _count(spec: Spec, key: str, whole: int, num_classes: int) -> int:
+    """Return how many images a subset has, which are drawn from every class alike."""
+    size = spec.kwargs.get(key)
+    count = round(size * whole) if isinstance(size, float) else whole if size is None else int(size)
+    if count != whole and not num_classes <= count <= whole - num_classes:
+        raise DataError(
+            f"{spec.name}: {key}={size}: cannot take {count:,} of {whole:,} images: one of each of {num_classes} "
+            "classes must be taken, and one left"
+        )
+    return count
 
 
 def _is_size(value: object) -> bool:
@@ -182,7 +224,7 @@ def _plain_path(path: Any) -> Any:
 
 
 @lru_cache(maxsize=3)
-def _load(text: str, stamp: tuple[object, ...]) -> Dataset:
+def _load(text: str, stamp: tuple[str, ...]) -> Dataset:
     """Load from the canonical text of a spec; ``stamp`` tells a changed source from the one in the cache."""
     spec = Spec.parse(text)
     kwargs = dict(spec.kwargs)
@@ -194,13 +236,12 @@ def _load(text: str, stamp: tuple[object, ...]) -> Dataset:
     return convert(data, size, channels)
 
 
-def _stamp(spec: Spec) -> tuple[object, ...]:
-    """Return where the data lie and when they last changed: a file, or a folder and the two levels below it."""
-    path, of = spec.kwargs.get("path"), spec.kwargs.get("of")
-    if isinstance(of, str):  # made of another data set
-        return _stamp(parse_dataset_spec(of))
-    if not isinstance(path, str):
+def _stamp(spec: Spec) -> tuple[str, ...]:
+    """Return where the data lie and what tells a changed file, or folder of files, from the one before."""
+    path = source_path(spec)
+    if path is None:
         return (str(cache_dir()),)
-    root = Path(path).expanduser().resolve()
-    folders = [*root.glob("*/"), *root.glob("*/*/")] if root.is_dir() else []
-    return (str(root), max((p.stat().st_mtime_ns for p in [root, *folders] if p.exists()), default=0))
+    path = path.resolve()
+    if path.is_dir():
+        return (str(path), tree_state(path))
+    return (str(path), *((str(path.stat().st_size), str(path.stat().st_mtime_ns)) if path.is_file() else ()))

@@ -12,6 +12,7 @@ from rich.progress import track
 
 from undistill.data import register_dataset
 from undistill.data.dataset import Dataset, Images, channel_stats, stratified_split
+from undistill.data.files import files_below
 from undistill.errors import DataError, RecipeError
 
 __all__ = ["image_folder"]
@@ -28,7 +29,7 @@ def image_folder(path: str | Path, size: int | None = None) -> Dataset:
 
     Either ``train/`` and ``test/`` (or ``val/``), each with one subfolder a class, or the class subfolders alone: then
     a fifth of every class becomes the test set, always the same one, and a note says so. Grey images stay grey if all
-    of them are.
+    of them are. Links are followed; hidden files, whose names start with a dot, are no images.
 
     Args:
         path: The folder.
@@ -78,7 +79,7 @@ def _files(folder: Path) -> dict[str, list[Path]]:
     if not classes:
         raise DataError(f"{folder} has no subfolders; expected one for each class")
     files = {
-        child.name: sorted(file for file in child.rglob("*") if file.suffix.lower() in _SUFFIXES and file.is_file())
+        child.name: sorted(child / name for name in files_below(child) if Path(name).suffix.lower() in _SUFFIXES)
         for child in classes
     }
     empty = [name for name, found in files.items() if not found]

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import cache
@@ -136,7 +136,8 @@ def estimate(
     Raises:
         InterruptedRunError: Ctrl-C.
     """
-    works = [_work(step.recipe) for step in steps]
+    shape_of = cache(dataset_shape)  # it may count files, and many runs are of one data set
+    works = [_work(step.recipe, shape_of) for step in steps]
     nets = {net for work in works if not isinstance(work, str) for net in work}
     with _cpu_threads(threads):
         speeds, guess = _probe_all(nets, device, budget_s)
@@ -217,24 +218,25 @@ class _Net:
     flops: float = field(compare=False)
 
 
-def _work(recipe: Recipe) -> dict[_Net, float] | str:
+def _work(recipe: Recipe, shape_of: Callable[[str], Shape]) -> dict[_Net, float] | str:
     """Return the operations of a run by net, or why they are unknown."""
     try:
         if recipe.objective.images != "train":
             return f"{recipe.objective.name} makes images of its own, at a cost that is not counted"
-        return _parts(recipe, dataset_shape(recipe.data))
+        transfer = recipe.data if recipe.transfer is None else recipe.transfer
+        return _parts(recipe, shape_of(recipe.data), shape_of(transfer).train)
     except Exception as error:  # data that are not there, somebody else's net: the plan is worth printing all the same
         return " ".join(str(error).split()) or type(error).__name__
 
 
-def _parts(recipe: Recipe, shape: Shape) -> dict[_Net, float]:
+def _parts(recipe: Recipe, shape: Shape, images: int) -> dict[_Net, float]:
+    """Return the operations of a run by net, from the size of its data set and the number of images it trains on."""
     look = (shape.num_classes, shape.in_channels, shape.image_size)
     adversary, victim = (None if source is None else source.model for source in (recipe.adversary, recipe.victim))
     frozen = {model: _forward(model, look) for model in (adversary, victim) if model is not None}
     forward = _forward(recipe.model, look)
     step = _step(recipe.method, recipe.model, adversary, victim, recipe.victim_access, recipe.batch_size, look)
 
-    images = shape.train if recipe.transfer is None else dataset_shape(recipe.transfer).train
     held_out = round(recipe.holdout * images)
     monitored = shape.test if recipe.selection == "paper" or not held_out else held_out
     trained = recipe.epochs * (images - held_out)

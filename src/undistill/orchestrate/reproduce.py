@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from undistill.data import list_datasets, load_dataset, verify
+from undistill.data import list_datasets, load_dataset, parse_dataset_spec, source_path, verify
 from undistill.data.download import REMOTES
 from undistill.engine.device import pick_device
 from undistill.errors import DataError, RecipeError, RunError
@@ -17,7 +17,6 @@ from undistill.orchestrate.plan import Plan, Step
 from undistill.orchestrate.progress import Observer, make_observer
 from undistill.orchestrate.request import Request
 from undistill.orchestrate.results import FinishedRuns, collect, document_of, write_pages, write_study
-from undistill.registry import Spec
 from undistill.reporting.document import Document
 from undistill.storage import locked
 from undistill.studies.changes import Changes
@@ -59,10 +58,17 @@ def runs_folder(out: Path) -> Path:
 
 
 def plan_studies(studies: Iterable[Study], out: Path) -> tuple[Plan, tuple[Step, ...]]:
-    """Return the plan of what studies want now, and the steps of it that have no result in ``out`` yet."""
+    """Return the plan of what studies want now, and the steps of it that have no result in ``out`` yet.
+
+    Raises:
+        DataError: Such a step names a file or folder of data where there is nothing. What a download brings may be
+            missing still.
+    """
     workspace = FinishedRuns(runs_folder(out))
     plan = _plan(studies, workspace)
-    return plan, plan.missing(workspace)
+    missing = plan.missing(workspace)
+    _check_paths(missing)
+    return plan, missing
 
 
 def reproduce(
@@ -190,7 +196,7 @@ def check_data(specs: Iterable[str]) -> None:
         DataError: It names every one that is missing, and the command that fetches it.
     """
     list_datasets()  # sources declare their files when they are imported
-    names = {spec: Spec.parse(spec).name if "/" not in spec.partition("(")[0] else spec for spec in specs}
+    names = {spec: parse_dataset_spec(spec).name if source_path(spec) is None else spec for spec in specs}
     problems = []
     for name in dict.fromkeys(name for name in names.values() if name in REMOTES):
         bad = [file for file in verify(name) if file.state != "ok"]
@@ -202,3 +208,13 @@ def check_data(specs: Iterable[str]) -> None:
     for spec, name in names.items():
         if name not in REMOTES:
             load_dataset(spec)
+
+
+def _check_paths(steps: Iterable[Step]) -> None:
+    """Refuse data where there is nothing, before anything is read."""
+    recipes = [step.recipe for step in steps]
+    specs = {spec for recipe in recipes for spec in (recipe.data, *recipe.targets, recipe.transfer) if spec}
+    gone = {path for path in map(source_path, specs) if path is not None and not path.exists()}
+    if gone:
+        named = " and no ".join(map(str, sorted(gone)))
+        raise DataError(f"there is no {named}; correct the path in the spec of the data set")
