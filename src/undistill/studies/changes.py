@@ -22,7 +22,7 @@ _SMOKE_DATA = "digits(subset=100, test_subset=50)"  # a tenth of it, which Figur
 _SMOKE_WIDTHS = {"resnext29": 0.03, "resnet18": 0.125, "resnet50": 0.0625}
 _SMOKE_WIDTH = 0.25
 _TENTH = 10
-_LR, _MOMENTUM, _BATCH = 0.06, 0.9, 128  # the rate is that of such a batch; it goes with the root of the size
+_LR, _MOMENTUM, _BATCH = 0.03, 0.9, 128  # the rate is that of such a batch; it goes with the root of the size
 
 
 @dataclass(frozen=True)
