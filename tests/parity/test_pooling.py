@@ -132,6 +132,24 @@ def test_the_mode_leaves_mistakes_to_torch(calls: list[Any]):
     assert not calls
 
 
+def test_a_net_is_compiled_in_one_piece_with_the_kernels_inside():
+    conv = torch.nn.Conv2d(16, 16, 3, padding=1)
+    graphs = []
+
+    def keep(graph: torch.fx.GraphModule, _: Any) -> Any:
+        graphs.append(str(graph.graph))
+        return graph
+
+    net = torch.compile(lambda x: F.max_pool2d(conv(x), 2), backend=keep, fullgraph=True)
+    x = images(2, 16, 6, 6)
+    with Kernels():
+        found = net(x)
+    (graph,) = graphs
+    assert "undistill.conv3x3" in graph
+    assert "undistill.max_pool2x2" in graph
+    torch.testing.assert_close(found, F.max_pool2d(conv(x), 2), rtol=1e-4, atol=1e-4)
+
+
 @pytest.mark.parametrize(
     ("x", "told"),
     [

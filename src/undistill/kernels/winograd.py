@@ -190,7 +190,7 @@ def _pair(value: Any) -> Any:
     return (value, value) if isinstance(value, int) else tuple(value)
 
 
-@cache
+@torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]  # compilers of nets see no C
 def lanes() -> int:
     """Return how many channels a vector register holds: 4, 8 (AVX) or 16 (AVX-512)."""
     return int(library().lanes())
