@@ -418,7 +418,7 @@ def test_a_remembered_choice_survives_the_compiler(monkeypatch: pytest.MonkeyPat
     def gone() -> None:
         raise RunError("there is no C compiler")
 
-    monkeypatch.setattr("undistill.kernels.winograd._library", gone)
+    monkeypatch.setattr("undistill.kernels.winograd.library", gone)
     found, _ = fit("ce", fast(Tuning(winograd=True)))
     same, _ = fit("ce", fast(Tuning(winograd=False)))
     assert difference(found.model, same.model) == 0

@@ -14,8 +14,9 @@ from torch.nn import functional as F
 
 from undistill.errors import RunError
 from undistill.kernels import native, winograd
+from undistill.kernels.mode import Kernels
 from undistill.kernels.native import find_compiler, load_library
-from undistill.kernels.winograd import Winograd, conv3x3, lanes
+from undistill.kernels.winograd import conv3x3, lanes
 
 pytestmark = pytest.mark.skipif(shutil.which("cc") is None, reason="needs a C compiler")
 
@@ -100,7 +101,7 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
 )
 def test_the_mode_replaces_what_fits(conv: nn.Conv2d, calls: list[Any]):
     x, *_ = tensors(2, conv.in_channels, 16, 8, 8)
-    with Winograd():
+    with Kernels():
         found = conv(x)
     assert len(calls) == 1
     torch.testing.assert_close(found, conv(x), rtol=1e-4, atol=1e-5)
@@ -124,7 +125,7 @@ def test_the_mode_replaces_what_fits(conv: nn.Conv2d, calls: list[Any]):
 )
 def test_the_mode_leaves_all_else_alone(conv: nn.Conv2d, change: Callable[[Tensor], Tensor], calls: list[Any]):
     x = change(tensors(2, 16, 16, 8, 8)[0])
-    with Winograd():
+    with Kernels():
         found = conv(x)
     assert not calls
     assert torch.equal(found, conv(x))
@@ -132,7 +133,7 @@ def test_the_mode_leaves_all_else_alone(conv: nn.Conv2d, change: Callable[[Tenso
 
 def test_the_mode_takes_named_operands(calls: list[Any]):
     x, weight, bias = tensors(2, 16, 16, 8, 8)
-    with Winograd():
+    with Kernels():
         found = F.conv2d(input=x, weight=weight, bias=bias, padding=1)
     assert len(calls) == 1
     torch.testing.assert_close(found, direct(x, weight, bias), rtol=1e-4, atol=1e-4)
@@ -141,7 +142,7 @@ def test_the_mode_takes_named_operands(calls: list[Any]):
 @pytest.mark.parametrize("bias", [torch.zeros(8), torch.zeros(16).double()])
 def test_the_mode_leaves_mistakes_to_torch(bias: Tensor, calls: list[Any]):
     x, weight, _ = tensors(2, 16, 16, 8, 8)
-    with Winograd(), pytest.raises(RuntimeError, match=r"bias|type"):
+    with Kernels(), pytest.raises(RuntimeError, match=r"bias|type"):
         F.conv2d(x, weight, bias, padding=1)
     assert not calls
 
@@ -154,7 +155,7 @@ def test_channels_that_it_cannot_take_are_refused():
         winograd.conv3x3_weight(x[:, :6], x)
     with pytest.raises(ValueError, match="32 channels, the weight is for 16"):
         conv3x3(torch.cat([x, x], 1), weight, None)
-    with Winograd(), pytest.raises(RuntimeError, match="to have 16 channels"):  # torch's own words
+    with Kernels(), pytest.raises(RuntimeError, match="to have 16 channels"):  # torch's own words
         F.conv2d(torch.cat([x, x], 1).contiguous(memory_format=torch.channels_last), weight, padding=1)
 
 
@@ -218,7 +219,7 @@ def test_operands_may_be_views():
 
 def test_the_mode_leaves_half_precision_to_autocast(calls: list[Any]):
     x, weight, bias = tensors(2, 16, 16, 8, 8)
-    with Winograd(), torch.autocast("cpu", dtype=torch.bfloat16):
+    with Kernels(), torch.autocast("cpu", dtype=torch.bfloat16):
         assert F.conv2d(x, weight, bias, padding=1).dtype == torch.bfloat16
     assert not calls
 
@@ -226,7 +227,7 @@ def test_the_mode_leaves_half_precision_to_autocast(calls: list[Any]):
 @pytest.mark.parametrize("conv", [F.conv2d, conv3x3])
 def test_no_image_has_no_gradient(conv: Callable[..., Tensor]):
     x, weight = torch.zeros(0, 16, 8, 8), torch.ones(16, 16, 3, 3, requires_grad=True)
-    with Winograd():
+    with Kernels():
         y = conv(x, weight, None) if conv is conv3x3 else conv(x, weight, padding=1)
         y.sum().backward()
     assert not weight.grad.any()

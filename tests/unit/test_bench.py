@@ -60,6 +60,29 @@ def test_students_of_one_victim_are_trained_side_by_side():
     assert [victim.queries for victim in victims] == [32, 32]
 
 
+def test_students_apart_ask_a_victim_each():
+    loop = EngineLoop(work(models=("cnn(channels=4)", "cnn(channels=8)")), "apart")
+    asked = []
+    for job in loop.jobs:
+        job.nets.victim._model.register_forward_hook(lambda *args: asked.append(len(args[2])))
+    assert loop.jobs[0].nets.victim._model is not loop.jobs[1].nets.victim._model
+    loop.run(2)
+    assert [job.nets.victim.queries for job in loop.jobs] == [32, 32]
+
+
+def test_the_students_of_a_group_are_those_named(monkeypatch: pytest.MonkeyPatch):
+    found = []
+    monkeypatch.setattr(
+        bench, "measure", lambda work, sides, **_: found.append((work.models, work.victim, tuple(sides)))
+    )
+    args = [["cnn"], ["kd-group"], ["exact", "fast"]]
+    list(bench.bench_train(*args, group=["cnn", "speedrun"], victim="speedrun"))
+    list(bench.bench_train(*args))
+    table_1 = "cnn", "preresnet20", "preresnet32", "resnet18"
+    sides = "exact", "fast", "apart"
+    assert found == [(("cnn", "speedrun"), "speedrun", sides), (table_1, "resnet18", sides)]
+
+
 def test_turns_of_a_loop_go_on_where_the_last_one_ended():
     whole, parts = (EngineLoop(work(models=("cnn(channels=4)",) * 2), "exact") for _ in range(2))
     whole.run(7)  # of three steps an epoch

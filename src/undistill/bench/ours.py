@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from undistill.bench.work import METHODS, Side, Work
+from undistill.bench.work import APART, METHODS, Side, Work
 from undistill.data.loader import Batch, Loader
 from undistill.engine.flops import count_flops
 from undistill.engine.job import Job
@@ -36,7 +36,10 @@ class EngineLoop:
     def __init__(self, work: Work, side: Side) -> None:
         self._work, config = work, work.training(side)
         self._notes = _Notes()
-        self.jobs = [Job(build_method(METHODS[work.objective]), nets, config, callback=self) for nets in _nets(work)]
+        self.jobs = [
+            Job(build_method(METHODS[work.objective]), nets, config, callback=self)
+            for nets in _nets(work, shared=side != APART)
+        ]
 
     def train(self, turn: Callable[[], int]) -> None:
         """Train turn by turn.
@@ -122,9 +125,12 @@ def step_flops(work: Work) -> int:
     return sum(count_flops(objective, nets, Batch(x, labels, labels)).total for nets in _nets(work))
 
 
-def _nets(work: Work) -> Iterator[Nets]:
+def _nets(work: Work, *, shared: bool = True) -> Iterator[Nets]:
+    """Yield the nets of each job; the students of a work ask one victim, or each an equal one of its own."""
     victim = Victim(work.net(work.victim, seed=2)) if work.objective == "kd" else None
     for spec in work.models:
+        if victim is not None and not shared:
+            victim = Victim(work.net(work.victim, seed=2))
         adversary = Frozen(work.net(spec, seed=2)) if work.objective == "nasty" else None
         yield Nets(work.net(spec, seed=1), adversary, victim.another() if victim is not None else None)
 

@@ -22,7 +22,7 @@ import torch
 
 from undistill.bench.ours import EngineLoop, step_flops
 from undistill.bench.plain import PlainLoop
-from undistill.bench.work import STACKING, Work
+from undistill.bench.work import APART, STACKING, Work
 from undistill.engine.flops import clock, matmul_rate
 from undistill.errors import InterruptedRunError, RecipeError, RunError
 from undistill.kernels.machine import processor_name
@@ -41,6 +41,7 @@ def bench_train(
     objectives: Sequence[str],
     profiles: Sequence[str],
     *,
+    group: Sequence[str] = _TABLE_1,
     rounds: int = 5,
     seconds: float = 1.0,
     **settings: Any,
@@ -48,11 +49,12 @@ def bench_train(
     """Measure every model with every objective, one after the other; see ``measure``.
 
     Args:
-        models: Specs of nets; ``kd-group`` among the objectives does not look at them.
-        objectives: Of ``normal``, ``nasty``, ``kd``, ``kd-group`` (the four students of Table 1 from one victim,
-            together, against the plain loop run four times) and ``kd-stack`` (four equal students from one victim of
-            their kind; ``fast`` is measured with and without a stack).
+        models: Specs of nets.
+        objectives: Of ``normal``, ``nasty``, ``kd``, ``kd-group`` (``group`` from one victim, together, against the
+            plain loop run once for each; ``fast`` also with a victim for each) and ``kd-stack`` (four equal students
+            from one victim of their kind; ``fast`` is measured with and without a stack).
         profiles: Of ``exact``, ``fast`` and ``turbo``.
+        group: Specs of the students of ``kd-group``; default: those of the paper's Table 1.
         rounds: Turns of each side.
         seconds: Shortest time of a turn of the plain loop.
         settings: Other fields of ``Work``.
@@ -66,14 +68,16 @@ def bench_train(
         for objective in objectives
         if objective not in ("kd-group", "kd-stack")
     ]
-    if "kd-group" in objectives:
-        works.append(Work(objective="kd", models=_TABLE_1, **settings))
+    groups = [Work(objective="kd", models=tuple(group), **settings)] if "kd-group" in objectives else []
     equal = models if "kd-stack" in objectives else ()
     stacks = [Work(objective="kd", models=(model,) * 4, victim=model, **settings) for model in equal]
-    if not works and not stacks:
+    if not works and not groups and not stacks:
         raise RecipeError("nothing to measure: name a model and an objective (normal, nasty, kd, kd-group or kd-stack)")
     for work in works:
         yield measure(work, profiles, rounds=rounds, seconds=seconds)
+    for work in groups:
+        sides = [*profiles, *([APART] if "fast" in profiles else [])]
+        yield measure(work, sides, rounds=rounds, seconds=seconds)
     for work in stacks:
         sides = [*(profile for profile in profiles if profile != "fast"), *STACKING]
         yield measure(work, sides, rounds=rounds, seconds=seconds)
@@ -84,7 +88,7 @@ def measure(work: Work, profiles: Sequence[str], *, rounds: int = 5, seconds: fl
 
     Args:
         work: What to train.
-        profiles: Of ``exact``, ``fast`` and ``turbo``; where the nets are equal also of ``STACKING``.
+        profiles: Of ``exact``, ``fast`` and ``turbo``; where the nets are equal also of ``STACKING``; ``APART``.
         rounds: Turns of each side, after two steps that are not measured.
         seconds: Shortest time of a turn of the plain loop; the others take as many steps.
 

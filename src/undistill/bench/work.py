@@ -12,7 +12,7 @@ from undistill.data.dataset import Dataset, Images
 from undistill.engine.config import Training, Tuning
 from undistill.models import build_model
 
-__all__ = ["ALPHA", "METHODS", "STACKING", "TEMPERATURE", "WEIGHT", "Side", "Work"]
+__all__ = ["ALPHA", "APART", "METHODS", "STACKING", "TEMPERATURE", "WEIGHT", "Side", "Work"]
 
 TEMPERATURE, ALPHA, WEIGHT = 4.0, 0.9, 0.04  # the paper's for CIFAR-10
 METHODS = {
@@ -21,11 +21,12 @@ METHODS = {
     "kd": f"kd(temperature={TEMPERATURE}, alpha={ALPHA})",
 }
 STACKING = {"separate": False, "stacked": True}  # sides of equal nets: fast, one net after the other or all as one
+APART = "apart"  # a side of students: fast, each asking a victim of its own
 _MEAN, _STD = (0.4914, 0.4822, 0.4465), (0.247, 0.243, 0.261)
 _LR = 0.01  # a tenth of the paper's: the labels are random, and at 0.1 rounding would grow like an avalanche
 _LONG = 160 * 391  # steps of a full protocol, for which getting ready may take its time
 
-Side = Literal["exact", "fast", "turbo", "separate", "stacked"]
+Side = Literal["exact", "fast", "turbo", "separate", "stacked", "apart"]
 
 
 @dataclass(frozen=True)
@@ -71,7 +72,7 @@ class Work:
         return Dataset("random pixels", images, images.subset(torch.arange(2)), names, _MEAN, _STD, "crop_flip")
 
     def training(self, side: Side) -> Training:
-        """Return the protocol of a side: a profile, or one of ``STACKING``."""
+        """Return the protocol of a side: a profile, one of ``STACKING``, or ``APART``."""
         epochs = max(1, _LONG * self.batch_size // self.images)
         return Training(
             epochs=epochs,
@@ -80,6 +81,6 @@ class Work:
             schedule="constant",
             holdout=0,
             selection="last",
-            profile="fast" if side in STACKING else side,
-            tuning=Tuning(stack=STACKING.get(side)),
+            profile="fast" if side in STACKING or side == APART else side,
+            tuning=Tuning(stack=False if side == APART else STACKING.get(side)),
         )

@@ -70,19 +70,24 @@ _EQUAL = "kd-stack"
 def train(
     model: Annotated[
         list[str] | None,
-        typer.Option("--model", metavar="SPEC", help="A net; may be repeated. Default: the paper's that fit the time."),
+        typer.Option(
+            "--model",
+            metavar="SPEC",
+            help="A net; may be repeated. Several are the students of kd-group. Default: the paper's.",
+        ),
     ] = None,
     objective: Annotated[
         list[str] | None,
         typer.Option(
             "--objective",
-            help="normal, nasty, kd, kd-group (Table 1's students together) or kd-stack (four equal students, also "
+            help="normal, nasty, kd, kd-group (students of one victim together) or kd-stack (four equal students, also "
             "stacked). Default: all but kd-stack.",
         ),
     ] = None,
     profile: Annotated[
         list[str] | None, typer.Option("--profile", help="exact or fast; may be repeated. Default: both.")
     ] = None,
+    victim: Annotated[str, typer.Option(metavar="SPEC", help="What kd and kd-group steal from.")] = "resnet18",
     device: Annotated[str, typer.Option(metavar="NAME", help="cpu, cuda or cuda:N.")] = "cpu",
     batch_size: Annotated[int, typer.Option(min=2, help="Images a step.")] = 128,
     images: Annotated[int, typer.Option(min=20, help="Images in the data set.")] = 1024,
@@ -101,9 +106,17 @@ def train(
     objectives = _known(objective or list(_OBJECTIVES), "objective", (*_OBJECTIVES, _EQUAL))
     profiles = _known(profile or list(_PROFILES), "profile", _PROFILES)
     where = str(pick_device(device))
-    settings = {"device": where, "threads": threads, "batch_size": batch_size, "images": images}
+    settings: dict[str, Any] = {
+        "victim": victim,
+        "device": where,
+        "threads": threads,
+        "batch_size": batch_size,
+        "images": images,
+    }
     settings["workers"] = (4 if where.startswith("cuda") else 0) if workers is None else workers
     found = []
+    if model and len(model) > 1:
+        settings["group"] = model
     measured = bench_train(model or _MODELS, objectives, profiles, rounds=rounds, seconds=seconds, **settings)
     typer.echo("measuring; the first steps of every side are not counted …", err=True)
     for result in measured:

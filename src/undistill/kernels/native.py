@@ -12,11 +12,14 @@ from hashlib import sha256
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
+import torch
+from torch import Tensor
+
 from undistill.data.download import cache_dir
 from undistill.errors import RunError
 from undistill.kernels.machine import processor
 
-__all__ = ["find_compiler", "load_library"]
+__all__ = ["check_kind", "find_compiler", "load_library", "sources"]
 
 _FLAGS = ("-O3", "-march=native", "-fopenmp", "-fPIC")
 _ATTEMPT_S = 120
@@ -26,6 +29,12 @@ def find_compiler() -> str | None:
     """Return the command of the C compiler: ``$CC`` where it is set, else the first of cc, gcc and clang there is."""
     commands = [os.environ["CC"]] if os.environ.get("CC") else ["cc", "gcc", "clang"]
     return next((command for command in commands if shutil.which(shlex.split(command)[0])), None)
+
+
+def sources() -> str:
+    """Return what tells our C sources from those of another version."""
+    files = sorted(Path(__file__).parent.glob("*.c"))
+    return sha256(b"".join(file.read_bytes() for file in files)).hexdigest()
 
 
 @cache
@@ -52,6 +61,18 @@ def load_library(source: Path) -> ctypes.CDLL:
         return ctypes.CDLL(str(library))
     except OSError as error:
         raise RunError(f"{source.name} was compiled but cannot be loaded: {error}") from None
+
+
+def check_kind(**operands: Tensor) -> None:
+    """Refuse what does not lie in this machine's memory as float32: a kernel gets addresses, and reads what is there.
+
+    Raises:
+        ValueError: One of the operands is not such; it is named.
+    """
+    for name, operand in operands.items():
+        if operand.dtype != torch.float32 or operand.device.type != "cpu" or operand.layout != torch.strided:
+            found = f"{operand.dtype} on {operand.device.type} ({operand.layout})"
+            raise ValueError(f"{name}: expected a dense float32 tensor on cpu, got {found}; convert it first")
 
 
 def _compile(compiler: str, source: Path, library: Path) -> None:

@@ -9,48 +9,21 @@ gradients take the same transforms backwards. ``winograd.c`` does the work.
 from __future__ import annotations
 
 import ctypes
-from collections.abc import Callable, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
-from torch.overrides import TorchFunctionMode
 
-from undistill.kernels.native import load_library
+from undistill.kernels.native import check_kind, load_library
 
-__all__ = ["Winograd", "conv3x3", "conv3x3_weight", "lanes"]
+__all__ = ["conv3x3", "conv3x3_weight", "fits", "lanes", "library"]
 
 _GAPS = 32  # numbers that the kernels leave free at each point
 _POINTS = 36
 _SCRATCH = 2**27  # numbers, half a GiB: wide layers are for fewer threads
 _TILES = 48  # at a time: as many as stay in the cache
-
-
-class Winograd(TorchFunctionMode):
-    """While it is entered, ``torch`` computes fitting convolutions by ``conv3x3``, and all else as before.
-
-    Fitting: float32 on CPU, 3x3, stride 1, padding 1, not grouped or dilated, channels a multiple of ``lanes()``,
-    images laid out as ``channels_last``.
-
-    Raises:
-        RunError: There is no working C compiler.
-    """
-
-    def __init__(self) -> None:
-        super().__init__()
-        _library()
-
-    def __torch_function__(
-        self, func: Callable[..., Any], types: Sequence[type], args: Sequence[Any] = (), kwargs: Any = None
-    ) -> Any:
-        """Replace a call of torch where it is a convolution that fits."""
-        kwargs = kwargs or {}
-        if func is F.conv2d and _fits(*args, **kwargs):
-            return conv3x3(*_operands(*args, **kwargs))
-        return func(*args, **kwargs)
 
 
 @torch.library.custom_op("undistill::conv3x3", mutates_args=())
@@ -69,7 +42,7 @@ def conv3x3(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     Raises:
         ValueError: An operand is not of such a kind, or the shapes do not fit each other.
     """
-    _check_kind(x=x, weight=weight, **({} if bias is None else {"bias": bias}))
+    check_kind(x=x, weight=weight, **({} if bias is None else {"bias": bias}))
     n, c, h, w = _images("x", x)
     k, threads = weight.shape[0] if weight.ndim else 0, torch.get_num_threads()
     if weight.ndim == 4 and weight.shape[1] != c:
@@ -81,10 +54,10 @@ def conv3x3(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     x = x.contiguous(memory_format=torch.channels_last)
     panels = weight.reshape(k // lanes(), lanes(), c, 3, 3).permute(3, 4, 0, 2, 1).contiguous()
     y, transformed = _like(x, k), x.new_empty(_POINTS * c * k)
-    _library().transform_weight(panels.data_ptr(), transformed.data_ptr(), c * k, threads)
+    library().transform_weight(panels.data_ptr(), transformed.data_ptr(), c * k, threads)
     scratch = x.new_empty(threads * _POINTS * (_TILES * (c + k) + _GAPS))
     shift = None if bias is None else bias.contiguous()
-    _library().convolve(
+    library().convolve(
         x.data_ptr(),
         transformed.data_ptr(),
         None if shift is None else shift.data_ptr(),
@@ -109,7 +82,7 @@ def conv3x3_weight(x: Tensor, grad: Tensor) -> Tensor:
     Raises:
         ValueError: An operand is not of the kind that ``conv3x3`` takes, or the shapes do not fit each other.
     """
-    _check_kind(x=x, grad=grad)
+    check_kind(x=x, grad=grad)
     (n, c, h, w), (_, k, _, _), threads = _images("x", x), _images("grad", grad), torch.get_num_threads()
     _check_shape("grad", grad, (n, k, h, w))
     _check_channels(c, k)
@@ -120,7 +93,7 @@ def conv3x3_weight(x: Tensor, grad: Tensor) -> Tensor:
     a_thread = _POINTS * (_TILES * (c + k) + c * k + _GAPS)
     threads = max(1, min(threads, _SCRATCH // a_thread))
     scratch = x.new_empty(threads * a_thread)
-    _library().weight_gradient(
+    library().weight_gradient(
         x.data_ptr(), grad.data_ptr(), panels.data_ptr(), scratch.data_ptr(), *(n, h, w, c, k, _TILES, threads)
     )
     return panels.permute(2, 4, 3, 0, 1).flatten(0, 1).contiguous(memory_format=torch.channels_last)
@@ -160,17 +133,6 @@ conv3x3.register_autograd(_conv3x3_backward, setup_context=_save)
 conv3x3_weight.register_autograd(_conv3x3_weight_backward, setup_context=_save)
 
 
-# The kernels get addresses and sizes, and read whatever is there: all that they rely on is checked here.
-
-
-def _check_kind(**operands: Tensor) -> None:
-    """Refuse what does not lie in this machine's memory as float32."""
-    for name, operand in operands.items():
-        if operand.dtype != torch.float32 or operand.device.type != "cpu" or operand.layout != torch.strided:
-            found = f"{operand.dtype} on {operand.device.type} ({operand.layout})"
-            raise ValueError(f"{name}: expected a dense float32 tensor on cpu, got {found}; convert it first")
-
-
 def _images(name: str, images: Tensor) -> tuple[int, int, int, int]:
     """Return the shape of images: any number of them, of one pixel or more."""
     if images.ndim != 4 or 0 in images.shape[1:]:
@@ -199,11 +161,7 @@ def _like(x: Tensor, channels: int) -> Tensor:
     return x.new_empty((n, h, w, channels)).permute(0, 3, 1, 2)
 
 
-def _operands(input: Tensor, weight: Tensor, bias: Tensor | None = None, *_: Any, **__: Any) -> Any:
-    return input, weight, bias
-
-
-def _fits(
+def fits(
     input: Any,
     weight: Any,
     bias: Any = None,
@@ -212,6 +170,7 @@ def _fits(
     dilation: Any = 1,
     groups: int = 1,
 ) -> bool:
+    """Return whether these arguments of ``F.conv2d`` are what ``conv3x3`` computes, laid out as it likes."""
     return (
         tuple(weight.shape[2:]) == (3, 3)
         and _pair(stride) == _pair(padding) == _pair(dilation) == (1, 1)
@@ -231,14 +190,19 @@ def _pair(value: Any) -> Any:
     return (value, value) if isinstance(value, int) else tuple(value)
 
 
-@cache
+@torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]  # compilers of nets see no C
 def lanes() -> int:
     """Return how many channels a vector register holds: 4, 8 (AVX) or 16 (AVX-512)."""
-    return int(_library().lanes())
+    return int(library().lanes())
 
 
 @cache
-def _library() -> ctypes.CDLL:
+def library() -> ctypes.CDLL:
+    """Return the compiled kernels.
+
+    Raises:
+        RunError: There is no working C compiler.
+    """
     library = load_library(Path(__file__).with_name("winograd.c"))
     pointer, number, threads = ctypes.c_void_p, ctypes.c_long, ctypes.c_int
     library.transform_weight.argtypes = [*[pointer] * 2, number, threads]

@@ -64,7 +64,7 @@ class Stack:
         self.asked.add(which)
         if self._pending:
             self._pending = False
-            # Whoever replaces torch's functions, such as Winograd, knows nothing of vmap.
+            # Whoever replaces torch's functions, such as Kernels, knows nothing of vmap.
             with torch.enable_grad(), torch._C.DisableTorchFunction(), _slow_spots_ignored():
                 self._answers = self._forward(self._weights, self._statistics, x).unbind()
         if not self._answers:

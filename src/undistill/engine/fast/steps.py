@@ -24,7 +24,7 @@ from undistill.engine.fast.tuning import choose_for, describe, outline
 from undistill.engine.optim import make_optimizer
 from undistill.engine.stepping import Learner, take_step
 from undistill.errors import InterruptedRunError
-from undistill.kernels.winograd import Winograd
+from undistill.kernels.mode import Kernels
 from undistill.objective import Frozen, Nets
 from undistill.victim import Access, asked_once
 
@@ -128,7 +128,7 @@ class TunedSteps:
         self._threads, self._size = tuning.threads, len(batch.y)
         for learner in learners:
             use_layout(learner.nets.model, learner.optimizer, channels_last=bool(tuning.channels_last))
-        self._convolutions = Winograd() if tuning.winograd else nullcontext()
+        self._kernels = Kernels() if tuning.winograd else nullcontext()
         self._learners = [replace(learner, nets=rebuild(learner.nets, batch.x, tuning)) for learner in learners]
         self._stack = StackStepper(self._learners, batch) if len(learners) > 1 else None
         if self._stack is not None:
@@ -143,7 +143,7 @@ class TunedSteps:
         if self._threads is not None and self._threads != torch.get_num_threads():
             torch.set_num_threads(self._threads)  # from here on; the loop puts the number back when it ends
         usual, step = len(batch.y) == self._size, self._stack or take_step
-        with self._convolutions:
+        with self._kernels:
             if usual and self._graph is not None:
                 self._graph(batch, lrs)
             else:

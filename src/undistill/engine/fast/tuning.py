@@ -21,8 +21,8 @@ from undistill.engine.device import cuda_precision
 from undistill.engine.stepping import Learner
 from undistill.errors import RunError
 from undistill.kernels.machine import processor
-from undistill.kernels.native import find_compiler
-from undistill.kernels.winograd import Winograd
+from undistill.kernels.mode import Kernels
+from undistill.kernels.native import find_compiler, sources
 from undistill.objective import Nets
 from undistill.storage import write_json
 
@@ -82,7 +82,7 @@ def _possible(tuning: Tuning) -> Tuning:
     """Return the tuning but for what cannot be done here: a remembered one may be from before the compiler went."""
     try:
         if tuning.winograd:
-            Winograd()
+            Kernels()
     except RunError as error:
         _log.warning("convolutions are computed directly: %s", error)
         return tuning.model_copy(update={"winograd": False})
@@ -179,7 +179,7 @@ def _warm(step: Step) -> Step:
 
 
 def _key(pinned: Tuning, what: tuple[Any, ...]) -> str:
-    machine = processor(), find_compiler(), os.cpu_count(), torch.get_num_threads(), torch.__version__
+    machine = processor(), find_compiler(), sources(), os.cpu_count(), torch.get_num_threads(), torch.__version__
     return sha256(repr((machine, pinned.model_dump(), what)).encode()).hexdigest()[:16]
 
 
