@@ -132,4 +132,4 @@ def test_its_cost_can_be_estimated():
     recipe = make_recipe(
         {"data": DATA, "model": "mlp(hidden=(8,))", "method": "fitnet", "access": "features", "victim": victim}
     )
-    assert all(flops > 0 for flops in _parts(recipe, Shape(60, 30, 10, 1, 8)).values())
+    assert all(flops > 0 for flops in _parts(recipe, Shape(60, 30, 10, 1, 8), 60).values())
