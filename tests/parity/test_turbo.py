@@ -14,7 +14,7 @@ from undistill.methods import build_method
 from undistill.models import build_model
 from undistill.objective import Nets
 from undistill.recipe import Recipe, list_recipes, load_recipe
-from undistill.studies.changes import turbo_protocol
+from undistill.studies.changes import Changes, adapt, turbo_protocol
 
 OURS = ("speedrun", "nasty_speedrun", "budget_speedrun", "kd_cnn__from_speedrun")
 TURBO = [name for name in list_recipes() if name.startswith("turbo/")]
@@ -75,6 +75,15 @@ def test_there_are_two_epochs_at_least():
 def test_the_fields_are_a_valid_protocol():
     for paper in (Training(), Training(optimizer="adam", lr=1e-3, epochs=100, schedule="constant", milestones=())):
         assert Training(**turbo(paper).model_dump()) == turbo(paper)
+
+
+@pytest.mark.parametrize("profile", ["exact", "fast", "turbo"])
+def test_a_recipe_in_its_turbo_form_stays_in_it_on_other_data(profile: str):
+    recipe = load_recipe("turbo/cifar10/cnn")
+    changed = adapt(recipe, Changes(data={"cifar10": "digits"}, profile=profile))
+    assert {key: getattr(changed, key) for key in Training.model_fields} == {
+        key: getattr(recipe, key) for key in Training.model_fields
+    }
 
 
 def test_recipes_are_there():

@@ -48,6 +48,6 @@ def test_it_runs(tmp_path: Path) -> None:
     (panel,) = part.to_json()["panels"]
     lines = {line["name"]: line["points"][0] for line in panel["lines"]}
     dashed = {each["name"]: each["mean"] for each in panel["references"]}
-    assert set(lines) == set(dashed) == {"teacher", "textbook", "untempered", "htc", "named"}
+    assert set(lines) == set(dashed) == {"teacher", "textbook", "untempered", "htc", "ttm", "named"}
     for name, point in lines.items():
         assert point["difference"] == pytest.approx(point["mean"] - dashed[name])

@@ -79,6 +79,14 @@ def test_views_are_averaged_when_it_is_asked_and_not_when_it_is_trained(views: i
     assert torch.allclose(net(x), expected, atol=1e-6)
 
 
+@pytest.mark.parametrize("size", [7, 8, 9, 28, 32, 64])
+def test_sizes(size: int):
+    net = build(size).eval()
+    features = net.groups(F.gelu(net.stem(torch.randn(2, 3, size, size))))
+    assert features.shape[1:] == (128, *[max((size - 1) // 8, 1)] * 2)  # the stem takes a pixel, then halved thrice
+    assert net.stem.padding == (int(size < 9),) * 2
+
+
 def test_bad_arguments():
     with pytest.raises(RecipeError, match="widths must be three whole numbers above 0"):
         build(widths=(8, 16))
@@ -86,8 +94,8 @@ def test_bad_arguments():
         build(scale=0)
     with pytest.raises(RecipeError, match="views must be 1, 2 or 6, got 3"):
         build(views=3)
-    with pytest.raises(ShapeError, match="needs images of 9x9 or more"):
-        build(size=8)
+    with pytest.raises(ShapeError, match="needs images of 7x7 or more"):
+        build(size=6)
 
 
 def test_training_estimates_the_stem_from_its_own_images_and_the_checkpoint_holds_it(tmp_path: Path):

@@ -14,6 +14,7 @@ from undistill.recipe import Recipe, load_recipe
 from undistill.studies.changes import Changes, adapt
 from undistill.studies.curves import CurveStudy, Line, Panel, Point, Reference
 from undistill.studies.study import STUDIES
+from undistill.studies.thieves import THIEVES
 
 __all__ = ["budgets"]
 
@@ -27,12 +28,6 @@ _NETS: Mapping[str, tuple[str, str, str, str]] = {
         "turbo/cifar10/budget_speedrun",
         "turbo/cifar10/kd_cnn__from_speedrun",
     ),
-}
-_THIEVES: Mapping[str, tuple[str, dict[str, Any]]] = {
-    "textbook": ("S: textbook, τ=4", {"method": "kd(temperature=4, alpha=0.9)", "access": "probs"}),
-    "untempered": ("S: soft answers, τ=1", {"method": "kd(temperature=1, alpha=0.9)", "access": "probs"}),
-    "htc": ("S: HTC", {"method": "htc(temperature=20, multiplier=3)", "access": "probs"}),
-    "named": ("S: named class", {"method": "hard_label", "access": "labels"}),
 }
 
 
@@ -98,9 +93,9 @@ def _panel(name: str, points: Sequence[float], seeds: int, changes: Changes) -> 
         return Line(of, label, None if of == "teacher" else "nasty", found, dashed)
 
     lines = [line("teacher", "T", twins, nasty)]
-    for thief, (label, fields) in _THIEVES.items():
+    for thief, (label, fields) in THIEVES.items():
         swept = {budget: stolen(victims, fields) for budget, victims in nasty.items()}
-        lines.append(line(thief, label, stolen(twins, fields), swept))
+        lines.append(line(thief, f"S: {label}", stolen(twins, fields), swept))
     return Panel(name, changes.titled(name, title), tuple(lines))
 
 

@@ -37,10 +37,12 @@ class TableStudy(Study):
     Attributes:
         paper: What the paper prints.
         cells: Recipes of each (row, column), one a seed, by the paper's row and column names.
+        remarks: What a reader must know beside the numbers.
     """
 
     paper: PaperTable
     cells: Mapping[tuple[str, str], tuple[Recipe, ...]]
+    remarks: tuple[str, ...] = ()
 
     @property
     def rows(self) -> tuple[str, ...]:
@@ -68,7 +70,7 @@ class TableStudy(Study):
             cells[where] = against(cells[where], cells.get(_reference(self.paper, *where)))
         named = [(f"{self.paper.rows[r].label}, {self.paper.columns[c].label}", cells[r, c]) for r, c in cells]
         return Table.make(
-            **{**common(self, named), "notes": tuple(self._notes(cells))},
+            **{**common(self, named), "notes": (*self.remarks, *self._notes(cells))},
             columns=tuple(
                 Column(name=name, label=column.label, data=column.dataset)
                 for name, column in self.paper.columns.items()
@@ -159,8 +161,8 @@ def _teacher(paper: PaperTable, row: str, data: str, seed: int) -> Recipe:
 def _reference(paper: PaperTable, row: str, column: str) -> tuple[str, str]:
     """Return the cell that the difference of a cell is measured against; no cell's name if there is none."""
     against, printed = paper.columns[column].against, paper.rows[row]
+    if against == "baseline":
+        return ("", "") if row == "baseline" else ("baseline", column)
     if printed.kind in (against, "baseline"):
         return "", ""
-    if against == "baseline":
-        return "baseline", column
     return f"{printed.teacher}-normal", column if against == "normal" else "teacher"
