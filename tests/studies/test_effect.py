@@ -49,12 +49,20 @@ def test_unknown_names() -> None:
         load_studies("effect", parameters={"tried_with": ["resnet18"]})
 
 
-def test_it_runs(tmp_path: Path) -> None:
+def test_it_runs_and_shows_the_papers_numbers_as_those_of_another_protocol(tmp_path: Path) -> None:
     parameters = {"students": ["cnn"], "thieves": ["textbook", "named"]}
-    request = Request("effect", changes=Changes(smoke=True), parameters=parameters)
+    request = Request("effect", seeds=2, changes=Changes(smoke=True), parameters=parameters)
     found = reproduce(request, tmp_path, jobs=1, device="cpu")
     assert not found.failed
     (part,) = found.document.parts
+    (grid,) = part.grids()
+    printed = [texts for _, theirs, texts in grid.lines if theirs]
+    assert printed == [
+        ["paper, whole protocol", "–", "86.64"],
+        ["paper, whole protocol", "95.13", "87.75 (+1.11)"],
+        ["paper, whole protocol", "94.56 (−0.57)", "82.46 (−4.18)"],
+    ]
+    assert not any("≠" in text for _, _, texts in grid.lines for text in texts)
     rows = {row["name"]: row["cells"] for row in part.to_json()["rows"]}
     baseline = rows["baseline"]["cnn"]["mean"]
     for name, cells in rows.items():

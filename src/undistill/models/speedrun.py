@@ -129,8 +129,8 @@ def speedrun(
     Args:
         num_classes: Number of logits.
         in_channels: Channels of an image.
-        image_size: Height and width of an image, in pixels, at least 7; the published net is for 32. Images under 9x9 are
-            padded with a pixel of zeros.
+        image_size: Height and width of an image, in pixels, at least 7; the published net is for 32. Images under
+            9x9 are padded with a pixel of zeros.
         widths: Channels of the three groups: 64, 128 and 128 for 93 %, 64, 256 and 256 for 94 %.
         scale: Factor on the logits, above 0.
         views: Test-time augmentation, of whoever asks the net too: 2, an image and its mirror image; 6, these and both

@@ -115,7 +115,9 @@ def document_of(content: Mapping[str, Any]) -> Document:
 
 
 def _apart_from_paper(part: dict[str, Any]) -> dict[str, Any]:
-    """Return a part without the paper's numbers, which are of other data or of another protocol, and a note on that."""
+    """Return a part without the paper's numbers, which are of other data or protocol; a note says so, or the part."""
+    if part.get("printed"):
+        return part
 
     def strip(value: Any) -> Any:
         if isinstance(value, list):

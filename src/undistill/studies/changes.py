@@ -107,10 +107,8 @@ def adapt(recipe: Recipe, changes: Changes) -> Recipe:
     if changes.label == "paper":
         return recipe
     fields: dict[str, Any] = {key: getattr(recipe, key) for key in Recipe.model_fields}
-    if recipe.profile != "turbo":  # what is in its turbo form already stays so
-        fields["profile"] = changes.profile
-        if changes.profile == "turbo":
-            fields.update(turbo_protocol(recipe))
+    if changes.profile != "exact" and recipe.profile != "turbo":  # what is in its turbo form already stays so
+        fields |= turbo_protocol(recipe) if changes.profile == "turbo" else {"profile": changes.profile}
     model = Spec.parse(recipe.model)
     model = Spec.parse((changes.models or {}).get(model.name, model))
     width, epochs = changes.width, changes.epochs

@@ -38,11 +38,13 @@ class TableStudy(Study):
         paper: What the paper prints.
         cells: Recipes of each (row, column), one a seed, by the paper's row and column names.
         remarks: What a reader must know beside the numbers.
+        printed: How the paper's numbers are called, where they are of another protocol: they are shown, and no more.
     """
 
     paper: PaperTable
     cells: Mapping[tuple[str, str], tuple[Recipe, ...]]
     remarks: tuple[str, ...] = ()
+    printed: str | None = None
 
     @property
     def rows(self) -> tuple[str, ...]:
@@ -66,6 +68,8 @@ class TableStudy(Study):
             where: make_cell(recipes, workspace, failures, self.paper.cell(*where))
             for where, recipes in self.cells.items()
         }
+        if self.printed is not None:
+            cells = {where: cell.model_copy(update={"disagrees": None}) for where, cell in cells.items()}
         for where in cells:
             cells[where] = against(cells[where], cells.get(_reference(self.paper, *where)))
         named = [(f"{self.paper.rows[r].label}, {self.paper.columns[c].label}", cells[r, c]) for r, c in cells]
@@ -84,6 +88,7 @@ class TableStudy(Study):
                 for row in self.rows
             ),
             errata=tuple(erratum.model_dump(mode="json", exclude_none=True) for erratum in self.paper.errata),
+            printed=self.printed,
         )
 
     def _notes(self, cells: Mapping[tuple[str, str], Cell]) -> Iterator[str]:

@@ -50,6 +50,7 @@ class Grid:
         columns: Names of the columns of numbers.
         rows: Top to bottom.
         of_text: Whether the cells are text, too, and stand to the left.
+        printed: How the paper's numbers are called.
     """
 
     caption: str
@@ -57,6 +58,7 @@ class Grid:
     columns: tuple[str, ...]
     rows: tuple[GridRow, ...]
     of_text: bool = False
+    printed: str = "paper"
 
     @property
     def lines(self) -> Iterator[tuple[GridRow, bool, list[str]]]:
@@ -65,7 +67,11 @@ class Grid:
             yield row, False, [*row.heads, *("–" if cell is None else cell.line for cell in row.cells)]
             if any(cell is not None and cell.paper for cell in row.cells):
                 blank = [""] * (len(row.heads) - 1)
-                yield row, True, [*blank, "paper", *("–" if cell is None else cell.paper or "–" for cell in row.cells)]
+                yield (
+                    row,
+                    True,
+                    [*blank, self.printed, *("–" if cell is None else cell.paper or "–" for cell in row.cells)],
+                )
 
 
 class Part(Plain, ABC):

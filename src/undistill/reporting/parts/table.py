@@ -35,11 +35,18 @@ class Row(Plain):
 
 @register_part("table")
 class Table(Part):
-    """A table of accuracies."""
+    """A table of accuracies.
+
+    Attributes:
+        columns: Left to right.
+        rows: Top to bottom.
+        printed: How the paper's numbers are called, where they are of another protocol than ours.
+    """
 
     kind: str = "table"
     columns: tuple[Column, ...]
     rows: tuple[Row, ...]
+    printed: str | None = None
 
     def grids(self) -> Iterator[Grid]:
         """Yield the table in words; columns of several data sets are told apart."""
@@ -49,7 +56,7 @@ class Table(Part):
             GridRow((row.label,), tuple(show(row.cells.get(column.name), self.seeds) for column in self.columns))
             for row in self.rows
         )
-        yield Grid("", ("Network",), labels, rows)
+        yield Grid("", ("Network",), labels, rows, printed=self.printed or "paper")
 
     def cells(self) -> Iterator[tuple[str, str, float | str, Cell]]:
         """Yield row, column, no x, and cell."""
