@@ -14,7 +14,6 @@ from pathlib import Path
 
 from undistill.recipe import Recipe
 from undistill.reporting.cell import Cell
-from undistill.reporting.parts import Part
 from undistill.reporting.parts.table import Column, Row, Table
 from undistill.run import Failure
 from undistill.studies.cells import against, cell_notes, common, make_cell
@@ -62,7 +61,7 @@ class TableStudy(Study):
         cells = {(row, column): found for (row, column), found in self.cells.items() if keep(self.name, row)}
         return replace(self, cells=cells) if cells else None
 
-    def evaluate(self, workspace: Workspace, failures: Mapping[str, Failure], cache: Path) -> Part:
+    def evaluate(self, workspace: Workspace, failures: Mapping[str, Failure], cache: Path) -> Table:
         """Return a part of kind ``table``: ``columns``, and ``rows`` with cells by column."""
         cells = {
             where: make_cell(recipes, workspace, failures, self.paper.cell(*where))
