@@ -8,7 +8,7 @@ from typing import Any
 from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 
-from undistill.kernels import pooling, winograd
+from undistill.kernels import gelu, pooling, winograd
 
 __all__ = ["Kernels"]
 
@@ -18,6 +18,7 @@ class Kernels(TorchFunctionMode):
 
     What fits is float32 on CPU, with images laid out as ``channels_last``: convolutions 3x3 of stride 1 and padding 1,
     not grouped or dilated, with channels a multiple of ``winograd.lanes()``; maxima of 2x2 pixels with stride 2.
+    And GELU of many numbers, of any layout, unless the net is being compiled.
 
     Raises:
         RunError: There is no working C compiler.
@@ -25,7 +26,7 @@ class Kernels(TorchFunctionMode):
 
     def __init__(self) -> None:
         super().__init__()
-        for kernel in (winograd, pooling):
+        for kernel in (winograd, pooling, gelu):
             kernel.library()
 
     def __torch_function__(
@@ -36,7 +37,9 @@ class Kernels(TorchFunctionMode):
         if func is F.conv2d and winograd.fits(*args, **kwargs):
             return winograd.conv3x3(*_operands(*args, **kwargs))
         if func is F.max_pool2d and pooling.fits(*args, **kwargs):
-            return pooling.max_pool2x2(_images(*args, **kwargs))[0]
+            return pooling.max_pool2x2(_input(*args, **kwargs))[0]
+        if func is F.gelu and gelu.fits(*args, **kwargs):
+            return gelu.gelu(_input(*args, **kwargs))
         return func(*args, **kwargs)
 
 
@@ -44,5 +47,5 @@ def _operands(input: Any, weight: Any, bias: Any = None, *_: Any, **__: Any) -> 
     return input, weight, bias
 
 
-def _images(input: Any, *_: Any, **__: Any) -> Any:
+def _input(input: Any, *_: Any, **__: Any) -> Any:
     return input
