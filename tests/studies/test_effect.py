@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from matplotlib.axes import Axes
 
 from undistill.errors import UnknownNameError
 from undistill.orchestrate.reproduce import reproduce
 from undistill.orchestrate.request import Request, load_studies
+from undistill.reporting.style import draw
 from undistill.studies.changes import PAPER, Changes
 from undistill.studies.effect import effect
 from undistill.studies.paper import load_paper
@@ -42,6 +45,12 @@ def test_who_asks_whom() -> None:
                 assert recipe.method.startswith("hard_label")
 
 
+def _marks(axes: Axes) -> Iterator[tuple[float, bool]]:
+    for line in axes.lines:
+        if line.get_marker() == "o":
+            yield float(line.get_xdata()[0]), line.get_markerfacecolor() != "none"
+
+
 def test_unknown_names() -> None:
     with pytest.raises(UnknownNameError, match="thief of effect 'hct'; did you mean 'htc'"):
         load_studies("effect", parameters={"thieves": ["hct"]})
@@ -63,6 +72,11 @@ def test_it_runs_and_shows_the_papers_numbers_as_those_of_another_protocol(tmp_p
         ["paper, whole protocol", "94.56 (−0.57)", "82.46 (−4.18)"],
     ]
     assert not any("≠" in text for _, _, texts in grid.lines for text in texts)
+    (axes,) = draw(part).axes
+    marks = {(round(float(x), 6), fill) for x, fill in _marks(axes)}
+    cells = [row.cells["cnn"] for row in part.rows if row.name != "baseline"]
+    assert {x for x, fill in marks if fill} == {round(cell.difference, 6) for cell in cells}
+    assert {x for x, fill in marks if not fill} == {1.11, -4.18}
     rows = {row["name"]: row["cells"] for row in part.to_json()["rows"]}
     baseline = rows["baseline"]["cnn"]["mean"]
     for name, cells in rows.items():

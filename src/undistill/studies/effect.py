@@ -40,7 +40,8 @@ _PRINTED = {"baseline": "baseline", "speedrun-normal": "resnet18-normal", "speed
 _REMARKS = (
     "Another protocol than the paper's: a tenth of its epochs, by Muon, and a smaller teacher, the speedrun net. "
     "Within 0.5 points: of the held-out accuracy of its twin, from whose weights that teacher starts. The paper's "
-    "numbers, with ResNet-18 as the teacher and the whole protocol, stand beside ours to be looked at, not to be compared.",
+    "numbers, with ResNet-18 as the teacher and the whole protocol, stand beside ours to be looked at, not to be "
+    "compared.",
     "Thieves learn on the owner's training images with all their labels, as in the paper.",
     "Settings were fixed before these runs, those of the protocol on held-out images.",
 )
