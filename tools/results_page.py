@@ -17,6 +17,10 @@ from typing import Any
 from undistill.errors import RecipeError
 from undistill.orchestrate.results import document_of, is_study, read_study
 from undistill.reporting.formats import markdown_text, part_markdown
+from undistill.reporting.parts import part_of
+from undistill.reporting.parts.effect import Effect
+from undistill.reporting.parts.table import Row
+from undistill.reporting.wording import change, seeds, signed
 from undistill.storage import write_text
 
 __all__ = ["results_page"]
@@ -40,15 +44,18 @@ def results_page(results: Path, page: Path) -> str:
         RunError: A ``study.json`` is of another format or was edited.
     """
     blocks: list[str] = []
+    opening: list[str] = []
     for folder in sorted(path for path in results.iterdir() if path.is_dir()):
         link = f"{Path(os.path.relpath(folder, page.parent)).as_posix()}/"
         if is_study(folder):
-            blocks += _study(folder.name, read_study(folder), link)
+            content = read_study(folder)
+            blocks += _study(folder.name, content, link)
+            opening += _opening(content, folder.name, link)
         elif (folder / "report.md").is_file():
             blocks += _report(folder, link)
     if not blocks:
         raise RecipeError(f"{results}: no folder in it holds a study.json or a report.md; give the folder of results")
-    return "\n\n".join([_INTRODUCTION, *blocks]) + "\n"
+    return "\n\n".join([_INTRODUCTION, *opening, *blocks]) + "\n"
 
 
 def _study(name: str, content: Mapping[str, Any], link: str) -> Iterator[str]:
@@ -61,6 +68,56 @@ def _study(name: str, content: Mapping[str, Any], link: str) -> Iterator[str]:
     for part in document.parts:
         yield part_markdown(part, level=3, figures=f"{link}figures")
     yield _provenance(content["provenance"])
+
+
+def _opening(content: Mapping[str, Any], name: str, link: str) -> Iterator[str]:
+    """Yield what the paper claims and what we found, and the picture, where a study asks for the whole of it."""
+    for part in map(part_of, content["parts"]):
+        if isinstance(part, Effect):
+            found = _found(part)
+            if found:
+                yield f"{found} [All of it](#{name}):"
+                yield f"![{part.title}]({link}figures/{part.name}.png)"
+
+
+def _found(part: Effect) -> str:
+    """Return the claim and the finding in sentences; empty where a number is missing."""
+    student = next(column for column in part.columns if column.name != "teacher")
+    rows = {row.name: row for row in part.rows}
+    if not {"speedrun-normal", "speedrun-nasty"} <= rows.keys():
+        return ""
+    normal, nasty = (rows[f"speedrun-{which}"].cells for which in ("normal", "nasty"))
+    known = [cells.get(column) for cells in (normal, nasty) for column in ("teacher", student.name)]
+    if any(cell is None or cell.mean is None or cell.paper is None for cell in known):
+        return ""
+    tried = [row for row in part.rows if row.name.startswith("speedrun-nasty-") and student.name in row.cells]
+    differences = [(row.cells[student.name].difference, row) for row in tried]
+    best = max(((d, row) for d, row in differences if d is not None), default=None, key=lambda each: each[0])
+
+    def away(row: Row) -> str:
+        cell = row.cells[student.name]
+        return change(cell.difference or 0.0, cell.difference_interval)
+
+    printed = {
+        which: signed(cells[student.name].paper_difference or 0.0)
+        for which, cells in (("normal", normal), ("nasty", nasty))
+    }
+    claim = (
+        f"The paper claims that a nasty teacher is about as accurate as a normal one ({nasty['teacher'].paper} against "
+        f"{normal['teacher'].paper} % with ResNet-18 on CIFAR-10), and that who distills from it ends below what the "
+        f"same student reaches alone (its {student.label}: {printed['nasty']} points, from a normal teacher "
+        f"{printed['normal']})."
+    )
+    found = (
+        f"We found, in a protocol and with a teacher that two cores can train ({seeds(part.seeds)}): nasty "
+        f"{nasty['teacher'].mean:.2f} %, normal {normal['teacher'].mean:.2f} %; the {student.label} ends "
+        f"{away(rows['speedrun-nasty'])} points from itself alone, from a normal teacher "
+        f"{away(rows['speedrun-normal'])}."
+    )
+    if best is None:
+        return f"{claim} {found}"
+    how = f"the best of {len(differences)} other ways to ask the nasty teacher, {best[1].label.rpartition(': ')[2]}"
+    return f"{claim} {found} With {how}, it ends {away(best[1])}."
 
 
 def _report(folder: Path, link: str) -> Iterator[str]:

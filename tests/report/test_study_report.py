@@ -54,6 +54,30 @@ def edit(folder: Path, pattern: str, replacement: str) -> None:
     path.write_text(text)
 
 
+def test_the_page_opens_with_what_the_paper_claims_and_what_was_found(tmp_path: Path) -> None:
+    parameters = {"students": ["cnn"], "thieves": ["textbook", "untempered", "named"]}
+    request = Request("effect", changes=Changes(smoke=True), parameters=parameters)
+    for step in Plan.of(recipe for study in request.load() for recipe in study.recipes).steps:
+        Workspace(runs_folder(tmp_path)).run(step.recipe)
+    made = reproduce(request, tmp_path, jobs=1, device="cpu", observe=lambda total: Silence())
+    (tmp_path / "results").mkdir()
+    shutil.copytree(made.folder, tmp_path / "results" / "effect")
+    opening, picture = results_page(tmp_path / "results", tmp_path / "page.md").split("\n\n")[2:4]
+    (part,) = made.document.parts
+    rows = {row["name"]: row["cells"] for row in part.to_json()["rows"]}
+    alone = rows["baseline"]["cnn"]["mean"]
+    assert "(94.56 against 95.13 %" in opening
+    assert "its CNN: −4.18 points, from a normal teacher +1.11" in opening
+    nasty, normal = (rows[f"speedrun-{which}"]["teacher"]["mean"] for which in ("nasty", "normal"))
+    assert f"nasty {nasty:.2f} %, normal {normal:.2f} %" in opening
+    best = max(rows[f"speedrun-nasty-{how}"]["cnn"]["mean"] for how in ("untempered", "named")) - alone
+    ends = f"it ends {best:+.2f}.".replace("-", "−").replace("+0.00", "0.00")
+    assert "best of 2 other ways to ask the nasty teacher" in opening
+    assert ends in opening
+    assert picture.startswith("![")
+    assert picture.endswith("(results/effect/figures/effect.png)")
+
+
 def test_what_a_study_writes(made: Path) -> None:
     assert set(files(made / "table1-smoke")) == {"study.json", "tables.md", "tables.tex", "tables.csv", "index.html"}
     figure = set(files(made / "figure4-smoke"))
