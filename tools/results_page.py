@@ -90,13 +90,19 @@ def _found(part: Effect) -> str:
     known = [cells.get(column) for cells in (normal, nasty) for column in ("teacher", student.name)]
     if any(cell is None or cell.mean is None or cell.paper is None for cell in known):
         return ""
-    tried = [row for row in part.rows if row.name.startswith("speedrun-nasty-") and student.name in row.cells]
-    differences = [(row.cells[student.name].difference, row) for row in tried]
-    best = max(((d, row) for d, row in differences if d is not None), default=None, key=lambda each: each[0])
+    if any(cells[student.name].difference is None for cells in (normal, nasty)):
+        return ""
+    differences = {
+        row.name: row.cells[student.name].difference or 0.0
+        for row in part.rows
+        if student.name in row.cells and row.cells[student.name].difference is not None
+    }
+    others = [
+        row for row in part.rows if row.of == "nasty" and row.name != "speedrun-nasty" and row.name in differences
+    ]
 
     def away(row: Row) -> str:
-        cell = row.cells[student.name]
-        return change(cell.difference or 0.0, cell.difference_interval)
+        return change(differences[row.name], row.cells[student.name].difference_interval)
 
     printed = {
         which: signed(cells[student.name].paper_difference or 0.0)
@@ -114,10 +120,14 @@ def _found(part: Effect) -> str:
         f"{away(rows['speedrun-nasty'])} points from itself alone, from a normal teacher "
         f"{away(rows['speedrun-normal'])}."
     )
-    if best is None:
-        return f"{claim} {found}"
-    how = f"the best of {len(differences)} other ways to ask the nasty teacher, {best[1].label.rpartition(': ')[2]}"
-    return f"{claim} {found} With {how}, it ends {away(best[1])}."
+    if others:
+        best = max(others, key=lambda row: differences[row.name])
+        found += (
+            f" With the best of {len(others)} other ways to ask the nasty teacher, {best.how}, it ends {away(best)}."
+        )
+    if part.seeds == 1:
+        found += " Of one seed there is no interval: none of these differences is decided."
+    return f"{claim} {found}"
 
 
 def _report(folder: Path, link: str) -> Iterator[str]:

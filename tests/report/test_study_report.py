@@ -74,6 +74,7 @@ def test_the_page_opens_with_what_the_paper_claims_and_what_was_found(tmp_path: 
     ends = f"it ends {best:+.2f}.".replace("-", "−").replace("+0.00", "0.00")
     assert "best of 2 other ways to ask the nasty teacher" in opening
     assert ends in opening
+    assert "Of one seed there is no interval: none of these differences is decided." in opening
     assert picture.startswith("![")
     assert picture.endswith("(results/effect/figures/effect.png)")
 

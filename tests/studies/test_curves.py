@@ -202,10 +202,19 @@ def test_a_share_without_an_image_of_every_class_is_refused() -> None:
 
 
 @pytest.mark.parametrize(
-    ("replacement", "subset"), [("digits", 0.3), ("digits(subset=400)", 120), ("digits(subset=0.5)", 0.15)]
+    ("share", "replacement", "subset"),
+    [
+        (0.3, "digits", 0.3),
+        (0.3, "digits(subset=400)", 120),
+        (0.3, "digits(subset=0.5)", 0.15),
+        (300, "digits", 300),
+        (300, "digits(subset=400)", 300),
+        (500, "digits(subset=400)", 400),  # a number of images is no share: all there are
+    ],
 )
-def test_a_share_of_what_stands_in_for_the_data(replacement: str, subset: float) -> None:
+def test_a_share_of_what_stands_in_for_the_data(share: float, replacement: str, subset: float) -> None:
     recipe = student("cifar10", "cnn", normal("cifar10", "resnet18", 0), share=0.3)
+    recipe = recipe.model_copy(update={"data": f"cifar10(subset={share})"})
     found = adapt(recipe, Changes(data={"cifar10": replacement}))
     assert Spec.parse(found.data) == Spec("digits", {"subset": subset})
     assert isinstance(found.victim, Recipe)

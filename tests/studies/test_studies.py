@@ -331,6 +331,12 @@ def test_two_studies_in_one_folder_are_refused(tmp_path: Path) -> None:
         reproduce(TABLE1, tmp_path, device="cpu", observe=quiet)
 
 
+def test_the_data_of_all_studies_in_smoke_is_there() -> None:
+    recipes = [recipe for study in load_studies("all", changes=SMOKE) for recipe in study.recipes]
+    steps = [step.recipe for step in Plan.of(recipes).steps]
+    check_data({spec for recipe in steps for spec in (recipe.data, *recipe.targets, recipe.transfer) if spec})
+
+
 def test_missing_data_are_told_before_anything_trains(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"cifar10: .* is missing; run `undistill data fetch cifar10`"):
         reproduce(Request("table5"), tmp_path, device="cpu", observe=quiet)

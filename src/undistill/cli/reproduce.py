@@ -71,7 +71,9 @@ def reproduce(
     width: Annotated[float | None, typer.Option(help="Narrower nets; labels the study as reduced.")] = None,
     profile: Annotated[
         str,
-        typer.Option(help="exact; fast: the same protocol in faster arithmetic; turbo: another, shorter protocol."),
+        typer.Option(
+            help="exact: as recipes say; fast: the same protocol in faster arithmetic; turbo: another, shorter one."
+        ),
     ] = "exact",
     jobs: Annotated[
         int | None,

@@ -35,7 +35,8 @@ class Changes:
         epochs: Of every run; milestones move in proportion.
         width: Factor on the channels of every net.
         models: What to build in place of a net, by the net's name.
-        profile: ``exact``; ``fast``, the same protocol in faster arithmetic; or ``turbo``, another, shorter protocol.
+        profile: ``exact``, each recipe's own, which is exact for the paper's; ``fast``, the same protocol in faster
+            arithmetic; or ``turbo``, another, shorter protocol.
     """
 
     smoke: bool = False
@@ -168,5 +169,12 @@ def _replace_data(data: str, changes: Changes) -> str:
     if share is None:
         return given
     if size is not None:
-        share = round(share * size) if isinstance(size, int) else share * size
+        share = _part(share, size)
     return str(Spec(replacement.name, {**replacement.kwargs, "subset": share}))
+
+
+def _part(share: float, size: float) -> float:
+    """Return a share of a part; of a number of images, no more than the part has."""
+    if isinstance(share, int):
+        return min(share, size) if isinstance(size, int) else share
+    return round(share * size) if isinstance(size, int) else share * size

@@ -7,9 +7,9 @@ are the paper's own. Below the textbook's rows stand the thieves that the paper 
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 from undistill.errors import UnknownNameError
 from undistill.recipe import Recipe, load_recipe
@@ -49,17 +49,20 @@ _REMARKS = (
 
 @dataclass(frozen=True)
 class EffectStudy(TableStudy):
-    """A table of students alone and of normal and nasty teachers, to be run."""
+    """A table of students alone and of normal and nasty teachers, to be run.
+
+    Attributes:
+        asked: Of each row the teacher, None for students alone, and how it is asked, as it is shown.
+    """
+
+    asked: Mapping[str, tuple[str | None, str]] = field(default_factory=dict)
 
     def evaluate(self, workspace: Workspace, failures: Mapping[str, Failure], cache: Path) -> Effect:
         """Return a part of kind ``effect``: the table, and of each row whom it asks."""
         table = super().evaluate(workspace, failures, cache)
-        kinds = {name: row.kind for name, row in self.paper.rows.items()}
-        rows = [
-            EffectRow(**dict(row), of=None if kinds[row.name] == "baseline" else kinds[row.name]) for row in table.rows
-        ]
-        given: dict[str, Any] = {**dict(table), "kind": "effect", "rows": tuple(rows)}
-        return Effect.make(**given)
+        asked = {name: dict(zip(("of", "how"), found, strict=True)) for name, found in self.asked.items()}
+        rows = tuple(EffectRow(**dict(row), **asked[row.name]) for row in table.rows)
+        return Effect.make(**{**dict(table), "kind": "effect", "rows": rows})
 
 
 @STUDIES.register("effect")
@@ -89,11 +92,13 @@ def effect(
     columns = ("teacher", *dict.fromkeys((*students, *tried_with)))
     rows: dict[str, PaperRow] = {}
     cells: dict[tuple[str, str], tuple[Recipe, ...]] = {}
-    asked = [(None, how) for how in _ALONE] + [(teacher, how) for teacher in _TEACHERS for how in thieves]
-    for teacher, how in asked:
+    asked: dict[str, tuple[str | None, str]] = {}
+    ways = [(None, how) for how in _ALONE] + [(teacher, how) for teacher in _TEACHERS for how in thieves]
+    for teacher, how in ways:
         whole = how in ("baseline", TEXTBOOK)
         name = how if teacher is None else f"speedrun-{teacher}" if whole else f"speedrun-{teacher}-{how}"
-        rows[name] = _row(name, teacher, how, columns)
+        asked[name] = teacher, (_ALONE if teacher is None else THIEVES)[how][0]
+        rows[name] = _row(name, *asked[name], columns)
         for column in columns if whole else tried_with:
             recipes = [_recipe(teacher, how, column, seed) for seed in range(seeds)]
             found = tuple(adapt(recipe, changes) for recipe in recipes if recipe is not None)
@@ -102,7 +107,7 @@ def effect(
     printed = load_paper()["table1"].columns
     title = "The paper's effect, and what a thief does about it"
     paper = PaperTable(id="effect", title=title, columns={name: printed[name] for name in columns}, rows=rows)
-    return EffectStudy("effect", title, seeds, changes, paper, cells, _REMARKS, printed="paper, whole protocol")
+    return EffectStudy("effect", title, seeds, changes, paper, cells, _REMARKS, "paper, whole protocol", asked)
 
 
 def _check(what: str, given: Sequence[str], known: Collection[str]) -> None:
@@ -115,7 +120,7 @@ def _row(name: str, teacher: str | None, how: str, columns: Sequence[str]) -> Pa
     kind: Literal["baseline", "normal", "nasty"] = (
         "baseline" if teacher is None else "normal" if teacher == "normal" else "nasty"
     )
-    label = _ALONE[how][0] if teacher is None else f"{_TEACHERS[teacher][0]}: {THIEVES[how][0]}"
+    label = how if teacher is None else f"{_TEACHERS[teacher][0]}: {how}"
     beside = load_paper()["table1"]
     printed = [beside.cell(_PRINTED[name], column) if name in _PRINTED else PaperCell() for column in columns]
     return PaperRow(label=label, kind=kind, teacher=teacher and "speedrun", cells=tuple(printed))

@@ -11,6 +11,7 @@ TEXTBOOK = "textbook"
 """The paper's thief."""
 
 THIEVES: Mapping[str, tuple[str, dict[str, Any]]] = {
+    # With the access of the recipe that it is put into: the same run as that recipe's.
     TEXTBOOK: ("textbook, τ=4", {"method": "kd(temperature=4, alpha=0.9)"}),
     "untempered": ("soft answers, τ=1", {"method": "kd(temperature=1, alpha=0.9)", "access": "probs"}),
     "htc": ("HTC", {"method": "htc(temperature=20, multiplier=3)", "access": "probs"}),

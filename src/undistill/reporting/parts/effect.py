@@ -16,7 +16,6 @@ if TYPE_CHECKING:
 __all__ = ["Effect", "EffectRow"]
 
 _MARKERS = "os^DvP"
-_COLORS = {None: ALONE, "normal": NORMAL, "nasty": DEFENDED}
 _WIDTH, _LINE, _AROUND = 6.5, 0.24, 0.9  # inches
 
 
@@ -24,10 +23,12 @@ class EffectRow(Row):
     """One row: a way to ask one teacher.
 
     Attributes:
-        of: ``normal`` or ``nasty``, what is asked; None for students alone.
+        of: Which teacher: ``normal``, or the name of a defended one; None for students alone.
+        how: How it is asked, as it is shown; for students alone, how they learn.
     """
 
-    of: str | None = None
+    of: str | None
+    how: str
 
 
 @register_part("effect")
@@ -50,10 +51,10 @@ class Effect(Table):
         axes.axvline(0, color=INK, linewidth=0.8, zorder=1)
         names = [column.name for column in self.columns if column.name != "teacher"]
         for y, row in enumerate(rows):
-            if y and _asked(row) != _asked(rows[y - 1]):
+            if y and row.of != rows[y - 1].of:
                 axes.axhline(y - 0.5, color=RULE, linewidth=0.6)
             for name, cell in self._compared(row).items():
-                _mark(axes, y, cell, _COLORS[row.of], _MARKERS[names.index(name)])
+                _mark(axes, y, cell, _color(row.of), _MARKERS[names.index(name)])
         axes.set_yticks(range(len(rows)), [symbols(row.label) for row in rows])
         axes.tick_params(axis="y", length=0)
         axes.set_ylim(len(rows) - 0.5, -0.5)
@@ -77,9 +78,8 @@ class Effect(Table):
         return {name: cell for name, cell in row.cells.items() if name != "teacher" and cell.difference is not None}
 
 
-def _asked(row: Row) -> str:
-    """Return what stands before the colon: the teacher."""
-    return row.label.rpartition(": ")[0]
+def _color(of: str | None) -> str:
+    return ALONE if of is None else NORMAL if of == "normal" else DEFENDED
 
 
 def _mark(axes: Axes, y: int, cell: Cell, color: str, marker: str) -> None:
