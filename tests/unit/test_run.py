@@ -109,6 +109,7 @@ def test_train_defend_attack(tmp_path: Path):
     assert thief.recipe.data == DATA  # the victim's
     assert thief.recipe.objective == KD()
     assert {"train_ce", "train_adversary_kl"} <= set(nasty.metrics[0])
+    assert all(0.1 < nasty.metrics[0][f"train_{whose}confidence"] < 1 for whose in ("", "adversary_"))
     for run in (normal, nasty, thief):
         assert run.finished
         assert files(run.folder) == FILES

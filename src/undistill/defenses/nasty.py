@@ -6,6 +6,7 @@ from typing import Any, ClassVar, Literal, Self
 
 import torch
 from pydantic import model_validator
+from torch import Tensor
 
 from undistill import functional as F
 from undistill.defenses import (
@@ -114,7 +115,11 @@ class Nasty(Defense):
         return AccuracyBudget(self.accuracy_budget, _twin(nets), held_out, frame, device, begin=begin)
 
     def step(self, batch: Batch, nets: Nets) -> StepOutput:
-        """Return the self-undermining loss of one batch; logs ``ce`` and ``adversary_kl`` (τ² KL, without ω)."""
+        """Return the self-undermining loss of one batch.
+
+        Logs ``ce``, ``adversary_kl`` (τ² KL, without ω), and ``confidence`` and ``adversary_confidence``, the mean of
+        the highest softened probability of the net and of its twin.
+        """
         weight, budget = self.weight, nets.companion
         logs = {}
         if isinstance(budget, AccuracyBudget):
@@ -122,8 +127,17 @@ class Nasty(Defense):
             logs = {"weight": batch.x.new_tensor(weight), "price": batch.x.new_tensor(budget.price)}
         logits = nets.model(batch.x)
         ce = F.cross_entropy(logits, batch.y)
-        kl = self.temperature**2 * F.kl_divergence(logits, _twin(nets)(batch.x), self.temperature)
-        return StepOutput(ce - (weight or 0.0) * kl, logits, {"ce": ce, "adversary_kl": kl, **logs})
+        twin = _twin(nets)(batch.x)
+        kl = self.temperature**2 * F.kl_divergence(logits, twin, self.temperature)
+        logs |= {"ce": ce, "adversary_kl": kl}
+        for whose, answers in (("", logits), ("adversary_", twin)):
+            logs[f"{whose}confidence"] = _confidence(answers.detach(), self.temperature)
+        return StepOutput(ce - (weight or 0.0) * kl, logits, logs)
+
+
+def _confidence(logits: Tensor, temperature: float) -> Tensor:
+    """Return the mean of the highest softened probability."""
+    return (logits.float() / temperature).softmax(1).amax(1).mean()
 
 
 def _twin(nets: Nets) -> Frozen:

@@ -198,6 +198,8 @@ def _charts(group: RunGroup) -> Iterator[Chart]:
     for title, metric, top in (
         ("Teachers: accuracy, %", "accuracy", 100.0),
         ("Teachers: τ² KL from the normal twin, training images", "adversary_kl", None),
+        ("Teachers: highest softened probability, training images", "confidence", 1.0),
+        ("Teachers: highest softened probability of the normal twin, training images", "adversary_confidence", 1.0),
     ):
         yield from _chart(title, top, [_course(label, of, own, metric) for label, of, own in teachers])
     for student in group.students:
