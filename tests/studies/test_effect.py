@@ -76,6 +76,7 @@ def test_it_runs_and_shows_the_papers_numbers_as_those_of_another_protocol(tmp_p
     assert asked["speedrun-nasty"] == ("nasty", "textbook, τ=4")
     assert asked["speedrun-budget-named"] == ("budget", "named class")
     assert not any("≠" in text for _, _, texts in grid.lines for text in texts)
+    assert found.document.summary.startswith("2 seeds, profile turbo, ")
     (axes,) = draw(part).axes
     marks = {(round(float(x), 6), fill) for x, fill in _marks(axes)}
     cells = [row.cells["cnn"] for row in part.rows if row.name != "baseline"]

@@ -100,12 +100,13 @@ def document_of(content: Mapping[str, Any]) -> Document:
     """
     request = Request.from_json(content["request"])
     seeds = "1 seed" if request.seeds == 1 else f"{request.seeds} seeds"
+    profiles = " and ".join(content["provenance"].get("profile", [])) or request.changes.profile
     return Document(
         title="The paper, and ours beside it" if request.comparable else "What we measured",
         parts=tuple(part_of(part if request.comparable else _apart_from_paper(part)) for part in content["parts"]),
         content=content,
         command=request.command,
-        summary=f"{seeds}, profile {request.changes.profile}, undistill {content['undistill']}",
+        summary=f"{seeds}, profile {profiles}, undistill {content['undistill']}",
         banner=request.banner,
         provenance=tuple(
             (key.replace("_", " "), ", ".join(map(str, found))) for key, found in content["provenance"].items()

@@ -1,0 +1,121 @@
+"""How a thief trains: what a nasty teacher does to students that learn from it by different optimizers and rates.
+
+The paper's CNN learns by Adam at a rate that stays as it is. A rate that falls to zero lets a student follow fine
+differences in its teacher's answers that a constant one drowns, and the nasty teacher's answers differ finely. Each way
+to train has its own student alone beside it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from undistill.errors import UnknownNameError
+from undistill.recipe import Recipe, load_recipe
+from undistill.studies.changes import Changes, adapt
+from undistill.studies.effect import EffectStudy
+from undistill.studies.paper import PaperCell, PaperColumn, PaperRow, PaperTable
+from undistill.studies.study import STUDIES
+from undistill.studies.thieves import TEXTBOOK, THIEVES
+
+__all__ = ["training"]
+
+# By data set: the recipes of the normal teacher, the nasty one and the student alone.
+_NETS: Mapping[str, tuple[str, str, str]] = {
+    "digits": ("training/digits_teacher", "training/digits_nasty", "training/digits_student"),
+    "cifar10": ("turbo/cifar10/speedrun", "turbo/cifar10/nasty_speedrun", "turbo/cifar10/cnn"),
+}
+_ADAM = {"optimizer": "adam", "lr": 0.001, "weight_decay": 0.0, "milestones": []}
+_WAYS: Mapping[str, tuple[str, dict[str, Any]]] = {
+    # What a constant rate ends with is chance: of its epochs the best on held-out images is taken, as a thief would.
+    "constant": ("Adam, constant rate", {**_ADAM, "schedule": "constant", "selection": "heldout"}),
+    "falling": ("Adam, falling rate", {**_ADAM, "schedule": "linear", "selection": "last"}),
+    "muon": (
+        "Muon, falling rate",
+        {
+            "optimizer": "muon",
+            "lr": 0.03,
+            "weight_decay": 0.0,
+            "milestones": [],
+            "schedule": "linear",
+            "selection": "last",
+        },
+    ),
+}
+_REMARKS = {
+    "digits": "Teachers are ResNet-18, the student is the paper's CNN, both at a quarter of their width; teachers "
+    "learn by the paper's optimizer, with its τ and ω.",
+    "cifar10": "Teachers are the speedrun net, with the paper's τ and ω; the student is the paper's CNN.",
+}
+_NOTES = (
+    "Adam at a constant rate of 0.001 is what the paper trains its CNN by: of all epochs the best on held-out images "
+    "counts. Where the rate falls to zero the last one does. In each column all students are trained alike, the one "
+    "alone too.",
+    "Thieves learn on the owner's training images with all their labels, as in the paper. Another protocol than the "
+    "paper's: fewer epochs. Settings were fixed before these runs; nothing is chosen on test images.",
+)
+
+
+@STUDIES.register("training")
+def training(
+    *, seeds: int, changes: Changes, data: str = "digits", thieves: Sequence[str] = (TEXTBOOK,)
+) -> EffectStudy:
+    """Return the study of how a thief trains.
+
+    Args:
+        seeds: Repetitions.
+        changes: To the recipes.
+        data: Name of the data set: digits, cifar10.
+        thieves: How the teachers are asked: textbook, untempered, htc, ttm, named.
+
+    Raises:
+        UnknownNameError: The data set or a thief is none.
+    """
+    if data not in _NETS:
+        raise UnknownNameError("data set of training", data, _NETS)
+    for name in thieves:
+        if name not in THIEVES:
+            raise UnknownNameError("thief of training", name, THIEVES)
+    columns = {way: _column(data, way) for way in ("teacher", *_WAYS)}
+    rows: dict[str, PaperRow] = {}
+    cells: dict[tuple[str, str], tuple[Recipe, ...]] = {}
+    asked: dict[str, tuple[str | None, str]] = {}
+    for teacher, how in [(None, ""), *((teacher, how) for teacher in ("normal", "nasty") for how in thieves)]:
+        row = "baseline" if teacher is None else f"{teacher}-{how}"
+        asked[row] = teacher, "Student alone" if teacher is None else THIEVES[how][0]
+        rows[row] = _row(*asked[row], len(columns))
+        for way in columns:
+            recipes = [_recipe(data, way, teacher, how, seed) for seed in range(seeds)]
+            found = tuple(adapt(recipe, changes) for recipe in recipes if recipe is not None)
+            if found:
+                cells[row, way] = found
+    title = "What a nasty teacher does to a thief, by how he trains"
+    paper = PaperTable(id="training", title=title, columns=columns, rows=rows)
+    remarks = (_REMARKS[data], *_NOTES)
+    return EffectStudy("training", title, seeds, changes, paper, cells, remarks, asked=asked)
+
+
+def _column(data: str, way: str) -> PaperColumn:
+    if way == "teacher":
+        return PaperColumn(label="Teacher performance", dataset=data, measure="teacher", against="normal")
+    return PaperColumn(label=_WAYS[way][0], dataset=data, measure="kd", student="cnn", against="baseline")
+
+
+def _row(teacher: str | None, how: str, columns: int) -> PaperRow:
+    cells = tuple(PaperCell() for _ in range(columns))
+    if teacher is None:
+        return PaperRow(label=how, kind="baseline", cells=cells)
+    label = f"{teacher.capitalize()} teacher: {how}"
+    return PaperRow(label=label, kind="normal" if teacher == "normal" else "nasty", teacher=teacher, cells=cells)
+
+
+def _recipe(data: str, way: str, teacher: str | None, how: str, seed: int) -> Recipe | None:
+    """Return the recipe of one cell; None where students alone have no teacher."""
+    normal, nasty, student = _NETS[data]
+    twin = load_recipe(normal, seed=seed)
+    victim = twin if teacher == "normal" else load_recipe(nasty, seed=seed, adversary=twin)
+    if way == "teacher":
+        return None if teacher is None else victim
+    if teacher is None:
+        return load_recipe(student, seed=seed, **_WAYS[way][1])
+    return load_recipe(student, seed=seed, victim=victim, **THIEVES[how][1], **_WAYS[way][1])
