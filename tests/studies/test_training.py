@@ -1,0 +1,76 @@
+"""The study of how a thief trains."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from undistill.engine.config import Training
+from undistill.errors import UnknownNameError
+from undistill.orchestrate.reproduce import reproduce
+from undistill.orchestrate.request import Request, load_studies
+from undistill.recipe import load_recipe
+from undistill.studies.changes import PAPER, Changes
+from undistill.studies.effect import effect
+from undistill.studies.training import training
+
+WAYS = ("constant", "falling", "muon")
+
+
+@pytest.mark.parametrize("data", ["digits", "cifar10"])
+def test_the_students_of_a_column_are_trained_alike(data: str) -> None:
+    study = training(seeds=2, changes=PAPER, data=data, thieves=("textbook", "htc"))
+    for way in WAYS:
+        column = {row: recipes for (row, name), recipes in study.cells.items() if name == way}
+        assert set(column) == {"baseline", *(f"{t}-{how}" for t in ("normal", "nasty") for how in ("textbook", "htc"))}
+        for recipes in column.values():
+            for recipe, alone in zip(recipes, column["baseline"], strict=True):
+                for name in Training.model_fields:
+                    assert getattr(recipe, name) == getattr(alone, name), name
+                assert recipe.model == alone.model
+    for row in ("normal-textbook", "nasty-htc"):
+        victims = {tuple(recipe.victim for recipe in study.cells[row, way]) for way in WAYS}
+        assert victims == {study.cells[row, "teacher"]}
+    for nasty, twin in zip(study.cells["nasty-htc", "teacher"], study.cells["normal-htc", "teacher"], strict=True):
+        assert nasty.adversary == twin
+
+
+def test_the_constant_rate_is_that_of_the_papers_cnn_and_muon_that_of_turbo() -> None:
+    study = training(seeds=1, changes=PAPER, data="cifar10")
+    paper = load_recipe("paper/cifar10/cnn")
+    (found,) = study.cells["baseline", "constant"]
+    for name in ("optimizer", "lr", "weight_decay", "schedule", "batch_size"):
+        assert getattr(found, name) == getattr(paper, name)
+    table = effect(seeds=1, changes=PAPER)
+    for row, same in (
+        ("baseline", "baseline"),
+        ("normal-textbook", "speedrun-normal"),
+        ("nasty-textbook", "speedrun-nasty"),
+    ):
+        assert study.cells[row, "muon"][0].hash == table.cells[same, "cnn"][0].hash  # found again, not trained twice
+
+
+def test_bad_names() -> None:
+    with pytest.raises(UnknownNameError, match="data set of training 'digit'; did you mean 'digits'"):
+        load_studies("training", parameters={"data": "digit"})
+    with pytest.raises(UnknownNameError, match="thief of training 'hct'; did you mean 'htc'"):
+        load_studies("training", parameters={"thieves": ["hct"]})
+
+
+def test_it_runs_and_measures_each_student_against_the_one_alone(tmp_path: Path) -> None:
+    changes = Changes(data={"digits": "digits(subset=200, test_subset=100)"}, epochs=2, width=0.25)
+    found = reproduce(Request("training", changes=changes), tmp_path, jobs=1, device="cpu")
+    assert not found.failed
+    (part,) = found.document.parts
+    rows = {row["name"]: row for row in part.to_json()["rows"]}
+    assert {name: row["of"] for name, row in rows.items()} == {
+        "baseline": None,
+        "normal-textbook": "normal",
+        "nasty-textbook": "nasty",
+    }
+    for name in ("normal-textbook", "nasty-textbook"):
+        for way in WAYS:
+            cell, alone = rows[name]["cells"][way], rows["baseline"]["cells"][way]
+            assert cell["difference"] == pytest.approx(cell["mean"] - alone["mean"])
+            assert cell["paper"] is None
