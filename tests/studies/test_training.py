@@ -15,7 +15,7 @@ from undistill.studies.changes import PAPER, Changes
 from undistill.studies.effect import effect
 from undistill.studies.training import training
 
-WAYS = ("constant", "falling", "muon")
+WAYS = ("adam", "longer", "longest", "muon")
 
 
 @pytest.mark.parametrize("data", ["digits", "cifar10"])
@@ -29,6 +29,8 @@ def test_the_students_of_a_column_are_trained_alike(data: str) -> None:
                 for name in Training.model_fields:
                     assert getattr(recipe, name) == getattr(alone, name), name
                 assert recipe.model == alone.model
+    epochs = [study.cells["baseline", way][0].epochs for way in WAYS]
+    assert [each // epochs[0] for each in epochs] == [1, 4, 16, 1]
     for row in ("normal-textbook", "nasty-htc"):
         victims = {tuple(recipe.victim for recipe in study.cells[row, way]) for way in WAYS}
         assert victims == {study.cells[row, "teacher"]}
@@ -39,7 +41,7 @@ def test_the_students_of_a_column_are_trained_alike(data: str) -> None:
 def test_the_constant_rate_is_that_of_the_papers_cnn_and_muon_that_of_turbo() -> None:
     study = training(seeds=1, changes=PAPER, data="cifar10")
     paper = load_recipe("paper/cifar10/cnn")
-    (found,) = study.cells["baseline", "constant"]
+    (found,) = study.cells["baseline", "adam"]
     for name in ("optimizer", "lr", "weight_decay", "schedule", "batch_size"):
         assert getattr(found, name) == getattr(paper, name)
     table = effect(seeds=1, changes=PAPER)
@@ -56,6 +58,8 @@ def test_bad_names() -> None:
         load_studies("training", parameters={"data": "digit"})
     with pytest.raises(UnknownNameError, match="thief of training 'hct'; did you mean 'htc'"):
         load_studies("training", parameters={"thieves": ["hct"]})
+    with pytest.raises(UnknownNameError, match="way of training 'mun'; did you mean 'muon'"):
+        load_studies("training", parameters={"ways": ["mun"]})
 
 
 def test_it_runs_and_measures_each_student_against_the_one_alone(tmp_path: Path) -> None:

@@ -1,8 +1,7 @@
-"""How a thief trains: what a nasty teacher does to students that learn from it by different optimizers and rates.
+"""How a thief trains: what a nasty teacher does to students that learn from it for longer, or by another optimizer.
 
-The paper's CNN learns by Adam at a rate that stays as it is. A rate that falls to zero lets a student follow fine
-differences in its teacher's answers that a constant one drowns, and the nasty teacher's answers differ finely. Each way
-to train has its own student alone beside it.
+The paper's CNN learns by Adam at a rate that stays as it is. Here it does so for a while, for longer and for much
+longer, and by Muon. Each way to train has its own student alone beside it.
 """
 
 from __future__ import annotations
@@ -25,22 +24,16 @@ _NETS: Mapping[str, tuple[str, str, str]] = {
     "digits": ("training/digits_teacher", "training/digits_nasty", "training/digits_student"),
     "cifar10": ("turbo/cifar10/speedrun", "turbo/cifar10/nasty_speedrun", "turbo/cifar10/cnn"),
 }
-_ADAM = {"optimizer": "adam", "lr": 0.001, "weight_decay": 0.0, "milestones": []}
-_WAYS: Mapping[str, tuple[str, dict[str, Any]]] = {
-    # What a constant rate ends with is chance: of its epochs the best on held-out images is taken, as a thief would.
-    "constant": ("Adam, constant rate", {**_ADAM, "schedule": "constant", "selection": "heldout"}),
-    "falling": ("Adam, falling rate", {**_ADAM, "schedule": "linear", "selection": "last"}),
-    "muon": (
-        "Muon, falling rate",
-        {
-            "optimizer": "muon",
-            "lr": 0.03,
-            "weight_decay": 0.0,
-            "milestones": [],
-            "schedule": "linear",
-            "selection": "last",
-        },
-    ),
+# What a constant rate ends with is chance: of its epochs the best on held-out images is taken, as a thief would.
+_ADAM = {"optimizer": "adam", "lr": 0.001, "schedule": "constant", "selection": "heldout"}
+_MUON = {"optimizer": "muon", "lr": 0.03, "schedule": "linear", "selection": "last"}
+_PLAIN = {"weight_decay": 0.0, "milestones": []}
+# By name: how it is shown, for how many times the student's epochs, and what the recipe says.
+_WAYS: Mapping[str, tuple[str, int, dict[str, Any]]] = {
+    "adam": ("Adam, constant rate", 1, {**_PLAIN, **_ADAM}),
+    "longer": ("the same, 4 times as long", 4, {**_PLAIN, **_ADAM}),
+    "longest": ("the same, 16 times as long", 16, {**_PLAIN, **_ADAM}),
+    "muon": ("Muon, falling rate", 1, {**_PLAIN, **_MUON}),
 }
 _REMARKS = {
     "digits": "Teachers are ResNet-18, the student is the paper's CNN, both at a quarter of their width; teachers "
@@ -49,16 +42,21 @@ _REMARKS = {
 }
 _NOTES = (
     "Adam at a constant rate of 0.001 is what the paper trains its CNN by: of all epochs the best on held-out images "
-    "counts. Where the rate falls to zero the last one does. In each column all students are trained alike, the one "
-    "alone too.",
+    "counts. By Muon the rate falls to zero, in the fewest epochs, and the last one counts. In each column all "
+    "students are trained alike, the one alone too.",
     "Thieves learn on the owner's training images with all their labels, as in the paper. Another protocol than the "
-    "paper's: fewer epochs. Settings were fixed before these runs; nothing is chosen on test images.",
+    "paper's. Settings were fixed before these runs; nothing is chosen on test images.",
 )
 
 
 @STUDIES.register("training")
 def training(
-    *, seeds: int, changes: Changes, data: str = "digits", thieves: Sequence[str] = (TEXTBOOK,)
+    *,
+    seeds: int,
+    changes: Changes,
+    data: str = "digits",
+    ways: Sequence[str] = tuple(_WAYS),
+    thieves: Sequence[str] = (TEXTBOOK,),
 ) -> EffectStudy:
     """Return the study of how a thief trains.
 
@@ -66,17 +64,18 @@ def training(
         seeds: Repetitions.
         changes: To the recipes.
         data: Name of the data set: digits, cifar10.
+        ways: How students are trained, a column each: adam, longer, longest, muon.
         thieves: How the teachers are asked: textbook, untempered, htc, ttm, named.
 
     Raises:
-        UnknownNameError: The data set or a thief is none.
+        UnknownNameError: The data set, a way or a thief is none.
     """
-    if data not in _NETS:
-        raise UnknownNameError("data set of training", data, _NETS)
-    for name in thieves:
-        if name not in THIEVES:
-            raise UnknownNameError("thief of training", name, THIEVES)
-    columns = {way: _column(data, way) for way in ("teacher", *_WAYS)}
+    given = {"data set": ([data], _NETS), "way": (ways, _WAYS), "thief": (thieves, THIEVES)}
+    for what, (names, known) in given.items():
+        for name in names:
+            if name not in known:
+                raise UnknownNameError(f"{what} of training", name, known)
+    columns = {way: _column(data, way) for way in ("teacher", *ways)}
     rows: dict[str, PaperRow] = {}
     cells: dict[tuple[str, str], tuple[Recipe, ...]] = {}
     asked: dict[str, tuple[str | None, str]] = {}
@@ -116,6 +115,8 @@ def _recipe(data: str, way: str, teacher: str | None, how: str, seed: int) -> Re
     victim = twin if teacher == "normal" else load_recipe(nasty, seed=seed, adversary=twin)
     if way == "teacher":
         return None if teacher is None else victim
+    _, times, fields = _WAYS[way]
+    fields = {**fields, "epochs": times * load_recipe(student).epochs, "seed": seed}
     if teacher is None:
-        return load_recipe(student, seed=seed, **_WAYS[way][1])
-    return load_recipe(student, seed=seed, victim=victim, **THIEVES[how][1], **_WAYS[way][1])
+        return load_recipe(student, **fields)
+    return load_recipe(student, victim=victim, **THIEVES[how][1], **fields)
