@@ -81,11 +81,41 @@ def _opening(content: Mapping[str, Any], name: str, link: str) -> Iterator[str]:
 
 
 def _found(part: Effect) -> str:
-    """Return the claim and the finding in sentences; empty where a number is missing."""
-    student = next(column for column in part.columns if column.name != "teacher")
+    """Return what was found in sentences; empty where a number is missing."""
     rows = {row.name: row for row in part.rows}
-    if not {"speedrun-normal", "speedrun-nasty"} <= rows.keys():
+    if {"baseline", "normal-textbook", "nasty-textbook"} <= rows.keys():
+        return _by_training(part, rows)
+    if {"speedrun-normal", "speedrun-nasty"} <= rows.keys():
+        return _against_the_paper(part, rows)
+    return ""
+
+
+def _by_training(part: Effect, rows: Mapping[str, Row]) -> str:
+    """Return what a nasty teacher does to a student by how that one is trained."""
+    ways = [column for column in part.columns if column.name != "teacher"]
+    shown = [row for row in rows.values() if row.of == "nasty"]
+    normal, nasty = (rows[f"{which}-textbook"].cells.get("teacher") for which in ("normal", "nasty"))
+    if normal is None or nasty is None or normal.mean is None or nasty.mean is None:
         return ""
+    known = [row.cells.get(column.name) for row in shown for column in ways]
+    if any(cell is None or cell.difference is None for cell in known):
+        return ""
+
+    def ends(row: Row) -> str:
+        cells = [(column.label, row.cells[column.name]) for column in ways]
+        return ", ".join(f"{change(cell.difference or 0.0, cell.difference_interval)} ({how})" for how, cell in cells)
+
+    asked = "; ".join(f"{row.how}: {ends(row)}" for row in shown)
+    return (
+        f"To whom, on {part.columns[0].data} ({seeds(part.seeds)}): the nasty teacher has {nasty.mean:.2f} %, the normal "
+        f"one {normal.mean:.2f} %. Points from the same student alone, by how it asks the nasty teacher and how it is "
+        f"trained: {asked}."
+    )
+
+
+def _against_the_paper(part: Effect, rows: Mapping[str, Row]) -> str:
+    """Return the paper's claim and the finding beside it."""
+    student = next(column for column in part.columns if column.name != "teacher")
     normal, nasty = (rows[f"speedrun-{which}"].cells for which in ("normal", "nasty"))
     known = [cells.get(column) for cells in (normal, nasty) for column in ("teacher", student.name)]
     if any(cell is None or cell.mean is None or cell.paper is None for cell in known):

@@ -79,6 +79,27 @@ def test_the_page_opens_with_what_the_paper_claims_and_what_was_found(tmp_path: 
     assert picture.endswith("(results/effect/figures/effect.png)")
 
 
+def test_the_page_opens_with_whom_a_nasty_teacher_harms(tmp_path: Path) -> None:
+    parameters = {"ways": ["adam", "muon"], "thieves": ["textbook", "named"]}
+    made = reproduce(
+        Request("training", seeds=2, changes=Changes(smoke=True), parameters=parameters), tmp_path, jobs=1, device="cpu"
+    )
+    (tmp_path / "results").mkdir()
+    shutil.copytree(made.folder, tmp_path / "results" / "training")
+    opening, picture = results_page(tmp_path / "results", tmp_path / "page.md").split("\n\n")[2:4]
+    (part,) = made.document.parts
+    rows = {row["name"]: row["cells"] for row in part.to_json()["rows"]}
+    assert f"the nasty teacher has {rows['nasty-textbook']['teacher']['mean']:.2f} %" in opening
+    assert "on digits (2 seeds)" in opening
+    for row, how in (("nasty-textbook", "textbook, τ=4"), ("nasty-named", "named class")):
+        said = opening[opening.index(f"{how}: ") :]
+        for way in ("adam", "muon"):
+            points = f"{rows[row][way]['mean'] - rows['baseline'][way]['mean']:+.2f}"
+            assert points.replace("-", "−").replace("+0.00", "0.00") in said
+    assert "[" in opening  # an interval
+    assert picture.endswith("(results/training/figures/training.png)")
+
+
 def test_what_a_study_writes(made: Path) -> None:
     assert set(files(made / "table1-smoke")) == {"study.json", "tables.md", "tables.tex", "tables.csv", "index.html"}
     figure = set(files(made / "figure4-smoke"))

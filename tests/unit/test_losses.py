@@ -182,6 +182,30 @@ def test_self_undermining_loss_is_the_papers_formula(temperature: float) -> None
     assert number(loss) != pytest.approx(number(reversed_loss), rel=1e-3)
 
 
+@pytest.mark.parametrize("classes", [2, 10, 100])
+def test_where_even_answers_are_as_far_from_the_twin_as_sure_ones(classes: int) -> None:
+    # docs/nasty.md: a/(1-a) = K^(K/(K-1)) / (K-1), where the twin has a for one class, the rest evenly for the others
+    odds = classes ** (classes / (classes - 1)) / (classes - 1)
+    twin = torch.zeros(1, classes, dtype=torch.float64)
+    twin[0, 0] = math.log(odds * (classes - 1))
+    sure = torch.full_like(twin, -1e3)
+    sure[0, 0] = 0
+    even = torch.zeros_like(twin)
+    assert kl_divergence(even, twin).item() == pytest.approx(kl_divergence(sure, twin).item(), rel=1e-5)
+
+
+@pytest.mark.parametrize("temperature", [1.0, 4.0])
+@pytest.mark.parametrize("margin", [6.0, 20.0])
+def test_the_weight_at_which_an_image_of_two_classes_tips_over(margin: float, temperature: float) -> None:
+    # docs/nasty.md: where the two are even, to name the right one more surely pays below ω = 2/margin, whatever τ is
+    twin, even = torch.tensor([[margin, 0.0]]), torch.zeros(1, 2, requires_grad=True)
+    for share, sign in ((0.95, -1), (1.05, 1)):
+        weight = share * 2 / margin
+        loss = self_undermining_loss(even, twin, torch.tensor([0]), temperature=temperature, weight=weight)
+        (gradient,) = torch.autograd.grad(loss, even)
+        assert gradient[0, 0].sign() == sign
+
+
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float64])
 def test_every_loss_computes_in_float32(dtype: torch.dtype) -> None:
     a, b, labels = draw(7)
