@@ -107,9 +107,9 @@ def _by_training(part: Effect, rows: Mapping[str, Row]) -> str:
 
     asked = "; ".join(f"{row.how}: {ends(row)}" for row in shown)
     return (
-        f"To whom, on {part.columns[0].data} ({seeds(part.seeds)}): the nasty teacher has {nasty.mean:.2f} %, the normal "
-        f"one {normal.mean:.2f} %. Points from the same student alone, by how it asks the nasty teacher and how it is "
-        f"trained: {asked}."
+        f"To whom, on {part.columns[0].data} ({seeds(part.seeds)}): the nasty teacher has {nasty.mean:.2f} %, the "
+        f"normal one {normal.mean:.2f} %. Points from the same student alone, by how it asks the nasty teacher and how "
+        f"it is trained: {asked}."
     )
 
 
