@@ -16,6 +16,8 @@ from undistill.attacks.dist import DIST
 from undistill.attacks.dkd import DKD
 from undistill.attacks.kd import KD
 from undistill.attacks.logit_standardization import LogitStandardization
+from undistill.attacks.mkd import MKD
+from undistill.data.dataset import Frame
 from undistill.data.loader import Batch
 from undistill.objective import Nets
 from undistill.victim import Victim
@@ -41,7 +43,10 @@ def step(attack: Attack, t: Tensor, s: Tensor, y: Tensor, access: Access = Acces
     student = Answers(s.clone())
     x = torch.zeros(len(t), 1, 8, 8)
     victim = Victim(Answers(t.clone()).requires_grad_(False), access=access)
-    out = attack.step(Batch(x, y, torch.arange(len(y)), partial=bool((y < 0).any())), Nets(student, victim=victim))
+    torch.manual_seed(0)
+    frame = Frame(t.shape[1], 1, 8, (0.5,), (0.5,))
+    nets = Nets(student, victim=victim, companion=attack.companion(Nets(student), frame, torch.device("cpu")))
+    out = attack.step(Batch(x, y, torch.arange(len(y)), partial=bool((y < 0).any())), nets)
     out.loss.backward()
     assert student.logits.grad is not None
     return StepOutput(out.loss.detach(), out.logits), student.logits.grad
@@ -121,7 +126,44 @@ def test_the_averager_learns_from_the_mean_of_its_class() -> None:
     assert float(out.loss) == pytest.approx(float(expected), rel=1e-5)
 
 
-@pytest.mark.parametrize("attack", [DIST(), DKD(), LogitStandardization(), Averager()])
+def test_mkd_is_its_formula() -> None:
+    t, s, y = draw()
+    attack = MKD(temperature=4.0, alpha=0.7, rank=3)
+    out, _ = step(attack, t, s, y)
+    torch.manual_seed(0)
+    frame = Frame(7, 1, 8, (0.5,), (0.5,))
+    weights = attack.companion(Nets(Answers(s)), frame, torch.device("cpu")).state_dict()
+    moved = []
+    for row, label in zip((t.double() / 4).softmax(1), y.tolist(), strict=True):
+        u, v, scale = (weights[f"weights/{name}"][label].double() for name in ("left", "right", "scale"))
+        matrix = (scale * torch.eye(7) + u @ v.T).softmax(0)
+        assert matrix.sum(0).tolist() == pytest.approx([1.0] * 7)
+        moved.append(matrix @ row)
+    expected = 0.7 * 16 * kl(torch.stack(moved), (s.double() / 4).softmax(1)) + 0.3 * ce(s, y)
+    assert float(out.loss) == pytest.approx(float(expected), rel=1e-5)
+
+
+def test_the_matrices_of_mkd_come_towards_a_student_that_stands_still() -> None:
+    t, s, y = draw()
+    student = Answers(s).requires_grad_(False)
+    attack = MKD(matrix_lr=0.05, alpha=1.0)
+    frame = Frame(7, 1, 8, (0.5,), (0.5,))
+    nets = Nets(student, victim=Victim(Answers(t).requires_grad_(False), access=Access.PROBS))
+    companion = attack.companion(nets, frame, torch.device("cpu"))
+    nets = Nets(student, victim=nets.victim, companion=companion)
+    losses = [float(attack.step(Batch(torch.zeros(12, 1, 8, 8), y, y), nets).loss) for _ in range(200)]
+    assert losses[-1] < 0.05 * losses[0]
+    companion.pace(0.5)
+    again = attack.companion(nets, frame, torch.device("cpu"))
+    again.load_state_dict({name: value.clone() for name, value in companion.state_dict().items()})
+    again.pace(0.5)
+    for each in (companion, again):  # it goes on as if nothing had happened
+        attack.step(Batch(torch.zeros(12, 1, 8, 8), y, y), Nets(student, victim=nets.victim, companion=each))
+    for name, value in companion.state_dict().items():
+        assert torch.equal(value, again.state_dict()[name]), name
+
+
+@pytest.mark.parametrize("attack", [DIST(), DKD(), LogitStandardization(), Averager(), MKD()])
 def test_probabilities_do_as_well_as_logits(attack: Attack) -> None:
     t, s, y = draw()
     (probs, _), (logits, _) = (step(attack, t, s, y, access) for access in (Access.PROBS, Access.LOGITS))
