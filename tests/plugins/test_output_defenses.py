@@ -222,3 +222,48 @@ def test_rounding_by_hand():
     unsure = torch.full((1, 25), 0.04)
     unsure[0, 7], unsure[0, 8] = 0.045, 0.035  # everything rounds to zero: the most probable class alone
     assert defend(unsure, NOTHING).tolist() == torch.eye(25)[7:8].tolist()
+
+
+# --- each by its formula ----------------------------------------------------------------------------------------------
+
+
+def test_label_only_names_the_class_and_the_first_of_equals():
+    probs = answers()
+    named = build_output_defense("label_only")(probs, images(len(probs)))
+    assert torch.equal(named.argmax(1), probs.argmax(1))
+    assert set(named.unique().tolist()) == {0.0, 1.0}
+
+
+@pytest.mark.parametrize("temperature", [0.5, 4.0])
+def test_temperature_is_that_of_the_softmax(temperature: float):
+    z = torch.randn(20, 7, dtype=torch.float64)
+    given = build_output_defense(f"temperature(temperature={temperature})")(z.softmax(1).float(), images(20))
+    torch.testing.assert_close(given, (z / temperature).softmax(1).float())
+    sure = build_output_defense(f"temperature(temperature={temperature})")(torch.eye(7), images(7))
+    assert torch.equal(sure, torch.eye(7))
+
+
+def reversed_sigmoid(row: list[float], beta: float, gamma: float) -> list[float]:
+    cut = [max(0.0, y - beta * (1 / (1 + (y / (1 - y)) ** -gamma) - 0.5)) for y in row]
+    return [y / sum(cut) for y in cut]
+
+
+def test_reverse_sigmoid_is_its_formula():
+    rows = [[0.9, 0.07, 0.03], [0.5, 0.3, 0.2], [0.34, 0.33, 0.33]]
+    for beta, gamma in ((0.21, 0.2), (2.0, 1.0)):
+        given = build_output_defense(f"reverse_sigmoid(beta={beta}, gamma={gamma})")(torch.tensor(rows), images(3))
+        for row, found in zip(rows, given.tolist(), strict=True):
+            assert found == pytest.approx(reversed_sigmoid(row, beta, gamma), rel=1e-5)
+
+
+def test_dcp_leaves_sure_answers_alone_and_turns_unsure_ones():
+    sure, unsure = [0.9, 0.07, 0.03], [0.5, 0.3, 0.2]
+    given = build_output_defense("dcp(beta=0.7, gamma=0.1)")(torch.tensor([sure, unsure]), images(2)).tolist()
+    assert given[0] == pytest.approx(sure, rel=1e-5)
+    assert given[1] == pytest.approx(reversed_sigmoid(unsure, 0.7, 0.1), rel=1e-5)
+
+
+def test_no_perturbation_is_none():
+    probs = answers()
+    for spec in ("reverse_sigmoid(beta=0)", "dcp(beta=0)", "temperature(temperature=1)"):
+        torch.testing.assert_close(build_output_defense(spec)(probs, images(len(probs))), probs)
