@@ -18,8 +18,7 @@ from undistill.errors import RecipeError
 from undistill.orchestrate.results import document_of, is_study, read_study
 from undistill.reporting.formats import markdown_text, part_markdown
 from undistill.reporting.parts import part_of
-from undistill.reporting.parts.effect import Effect
-from undistill.reporting.parts.table import Row
+from undistill.reporting.parts.effect import Effect, EffectRow
 from undistill.reporting.wording import change, seeds, signed
 from undistill.storage import write_text
 
@@ -90,7 +89,7 @@ def _found(part: Effect) -> str:
     return ""
 
 
-def _by_training(part: Effect, rows: Mapping[str, Row]) -> str:
+def _by_training(part: Effect, rows: Mapping[str, EffectRow]) -> str:
     """Return what a nasty teacher does to a student by how that one is trained."""
     ways = [column for column in part.columns if column.name != "teacher"]
     shown = [row for row in rows.values() if row.of == "nasty"]
@@ -101,7 +100,7 @@ def _by_training(part: Effect, rows: Mapping[str, Row]) -> str:
     if any(cell is None or cell.difference is None for cell in known):
         return ""
 
-    def ends(row: Row) -> str:
+    def ends(row: EffectRow) -> str:
         cells = [(column.label, row.cells[column.name]) for column in ways]
         return ", ".join(f"{change(cell.difference or 0.0, cell.difference_interval)} ({how})" for how, cell in cells)
 
@@ -113,7 +112,7 @@ def _by_training(part: Effect, rows: Mapping[str, Row]) -> str:
     )
 
 
-def _against_the_paper(part: Effect, rows: Mapping[str, Row]) -> str:
+def _against_the_paper(part: Effect, rows: Mapping[str, EffectRow]) -> str:
     """Return the paper's claim and the finding beside it."""
     student = next(column for column in part.columns if column.name != "teacher")
     normal, nasty = (rows[f"speedrun-{which}"].cells for which in ("normal", "nasty"))
@@ -131,7 +130,7 @@ def _against_the_paper(part: Effect, rows: Mapping[str, Row]) -> str:
         row for row in part.rows if row.of == "nasty" and row.name != "speedrun-nasty" and row.name in differences
     ]
 
-    def away(row: Row) -> str:
+    def away(row: EffectRow) -> str:
         return change(differences[row.name], row.cells[student.name].difference_interval)
 
     printed = {
