@@ -122,9 +122,9 @@ def _against_the_paper(part: Effect, rows: Mapping[str, EffectRow]) -> str:
     if any(cells[student.name].difference is None for cells in (normal, nasty)):
         return ""
     differences = {
-        row.name: row.cells[student.name].difference or 0.0
+        row.name: difference
         for row in part.rows
-        if student.name in row.cells and row.cells[student.name].difference is not None
+        if student.name in row.cells and (difference := row.cells[student.name].difference) is not None
     }
     others = [
         row for row in part.rows if row.of == "nasty" and row.name != "speedrun-nasty" and row.name in differences

@@ -232,6 +232,8 @@ def test_label_only_names_the_class_and_the_first_of_equals():
     named = build_output_defense("label_only")(probs, images(len(probs)))
     assert torch.equal(named.argmax(1), probs.argmax(1))
     assert set(named.unique().tolist()) == {0.0, 1.0}
+    level = build_output_defense("label_only")(torch.full((1, 4), 0.25), images(1))
+    assert level.tolist() == [[1.0, 0.0, 0.0, 0.0]]
 
 
 @pytest.mark.parametrize("temperature", [0.5, 4.0])

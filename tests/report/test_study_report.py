@@ -93,10 +93,10 @@ def test_the_page_opens_with_whom_a_nasty_teacher_harms(tmp_path: Path) -> None:
     assert "on digits (2 seeds)" in opening
     for row, how in (("nasty-textbook", "textbook, τ=4"), ("nasty-named", "named class")):
         said = opening[opening.index(f"{how}: ") :]
-        for way in ("adam", "muon"):
+        for label, way in zip(("Adam, constant rate", "Muon, falling rate"), ("adam", "muon"), strict=True):
             points = f"{rows[row][way]['mean'] - rows['baseline'][way]['mean']:+.2f}"
-            assert points.replace("-", "−").replace("+0.00", "0.00") in said
-    assert "[" in opening  # an interval
+            points = points.replace("-", "−").replace("+0.00", "0.00").replace("−0.00", "0.00")
+            assert re.match(rf".*?{re.escape(points)} \[[^]]*\] \({label}\)", said.split(";")[0])
     assert picture.endswith("(results/training/figures/training.png)")
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from undistill.engine.config import Training
-from undistill.errors import UnknownNameError
+from undistill.errors import RecipeError, UnknownNameError
 from undistill.orchestrate.reproduce import reproduce
 from undistill.orchestrate.request import Request, load_studies
 from undistill.recipe import load_recipe
@@ -30,7 +30,7 @@ def test_the_students_of_a_column_are_trained_alike(data: str) -> None:
                     assert getattr(recipe, name) == getattr(alone, name), name
                 assert recipe.model == alone.model
     epochs = [study.cells["baseline", way][0].epochs for way in WAYS]
-    assert [each // epochs[0] for each in epochs] == [1, 4, 16, 1]
+    assert epochs == [times * epochs[0] for times in (1, 4, 16, 1)]
     for row in ("normal-textbook", "nasty-htc"):
         victims = {tuple(recipe.victim for recipe in study.cells[row, way]) for way in WAYS}
         assert victims == {study.cells[row, "teacher"]}
@@ -58,6 +58,8 @@ def test_bad_names() -> None:
         load_studies("training", parameters={"data": "digit"})
     with pytest.raises(UnknownNameError, match="thief of training 'hct'; did you mean 'htc'"):
         load_studies("training", parameters={"thieves": ["hct"]})
+    with pytest.raises(RecipeError, match="leave out --profile turbo"):
+        load_studies("training", changes=Changes(profile="turbo"))
     with pytest.raises(UnknownNameError, match="way of training 'mun'; did you mean 'muon'"):
         load_studies("training", parameters={"ways": ["mun"]})
 
@@ -67,6 +69,9 @@ def test_it_runs_and_measures_each_student_against_the_one_alone(tmp_path: Path)
     found = reproduce(Request("training", changes=changes), tmp_path, jobs=1, device="cpu")
     assert not found.failed
     (part,) = found.document.parts
+    (study,) = Request("training", changes=changes).load()
+    assert [study.cells["baseline", way][0].epochs for way in WAYS] == [2, 8, 32, 2]  # type: ignore[attr-defined]
+    assert {recipe.epochs for recipe in study.cells["nasty-textbook", "teacher"]} == {2}  # type: ignore[attr-defined]
     rows = {row["name"]: row for row in part.to_json()["rows"]}
     assert {name: row["of"] for name, row in rows.items()} == {
         "baseline": None,

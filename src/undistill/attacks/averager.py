@@ -23,7 +23,8 @@ class Averager(Attack):
 
     Probabilities do as well as logits: their logarithms differ from these by a shift of all classes of an image.
 
-    Paper vs ours: the authors' code multiplies the first term by α twice, here α counts once.
+    Paper vs ours: the authors' code multiplies the first term by α twice, here α counts once. Their students have
+    several exits, of which this loss takes the first; ours are any net.
     """
 
     access = Access.PROBS

@@ -19,11 +19,11 @@ class DIST(Attack):
 
     loss = a CE(s(x), y) + τ² (β (1 - mean_b ρ(p_b, q_b)) + γ (1 - mean_k ρ(p^k, q^k))), where p = softmax(t(x)/τ) are
     the victim's answers to a batch, q the student's, ρ is Pearson's correlation over the classes of one image, or over
-    the images of a batch for one class. Correlation does not change where answers are stretched or shifted: what is
-    level in a nasty teacher's answers counts as much as what is not.
+    the images of a batch for one class. Correlation does not change where answers are stretched or shifted, so
+    a student need not be as sure as its victim. Of two classes it is always 1 or -1 over classes, and teaches nothing.
 
     Where an image has no label the victim's answer alone counts; the first term is the mean over those that have one.
-    A row or column of equal values correlates with nothing and counts as 0.
+    Equal values beside unequal ones count as no correlation, 0.
     """
 
     access = Access.PROBS

@@ -33,7 +33,11 @@ class DKD(Attack):
 
     temperature: float = Field(4.0, gt=0, description="τ of both sides' answers")
     alpha: float = Field(1.0, ge=0, description="α, of the true class against all others")
-    beta: float = Field(8.0, ge=0, description="β, of the others among themselves; 8 in the paper for CIFAR-100")
+    beta: float = Field(
+        8.0,
+        ge=0,
+        description="β, of the others among themselves; 8 is one of the authors' values, which go with the teacher",
+    )
     label_weight: float = Field(1.0, ge=0, description="a, of the labels' part")
 
     def step(self, batch: Batch, nets: Nets) -> StepOutput:

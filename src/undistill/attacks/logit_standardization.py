@@ -20,7 +20,8 @@ class LogitStandardization(Attack):
 
     loss = a CE(s(x), y) + m τ² KL(softmax(Z(t(x))/τ) ‖ softmax(Z(s(x))/τ)), where Z takes an image's logits to mean 0
     and standard deviation 1 (with K - 1 below). So a student need not reach the size of its victim's logits, only their
-    shape; a nasty teacher that answers levelly is stretched to the spread of any other.
+    shape; a nasty teacher that answers levelly is stretched to the spread of any other. Two classes have one shape, so
+    that labels alone teach there.
 
     Probabilities do as well as logits: their logarithms differ from these by a shift. Where an image has no label the
     victim's answer alone counts; the first term is the mean over those that have one.

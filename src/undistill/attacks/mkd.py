@@ -25,6 +25,8 @@ from undistill.objective import optimizer_tensors, restore_optimizer, under
 
 __all__ = ["MKD"]
 
+_SMALLEST = torch.finfo(torch.float32).tiny  # what underflows keeps a finite logarithm
+
 
 @register_attack("mkd")
 class MKD(Attack):
@@ -69,7 +71,7 @@ class MKD(Attack):
             raise RecipeError("attack 'mkd' needs the matrices that its companion() makes; got none")
         answers = (self.victim(nets).scores(batch.x).float() / self.temperature).softmax(1)
         logits = nets.model(batch.x)
-        moved = matrices.move(answers, batch.y).log()
+        moved = matrices.move(answers, batch.y).clamp(min=_SMALLEST).log()
         kl = self.temperature**2 * F.kl_divergence(moved.detach(), logits / self.temperature)
         ce = F.cross_entropy(logits, batch.y)
         matrices.update(self.temperature**2 * F.kl_divergence(moved, logits.detach() / self.temperature))
@@ -92,9 +94,9 @@ class _Matrices(Companion):
 
     def move(self, answers: Tensor, labels: Tensor) -> Tensor:
         """Return probabilities (B, K), each row multiplied by the matrix of its label, with a graph to the matrices."""
-        scale, left, right = (self._weights[name] for name in ("scale", "left", "right"))
+        scale, left, right = (self._weights[name][labels] for name in ("scale", "left", "right"))
         scores = left @ right.transpose(1, 2) + torch.diag_embed(scale.unsqueeze(1).expand(-1, left.shape[1]))
-        moved: Tensor = (scores.softmax(1)[labels] @ answers.unsqueeze(2)).squeeze(2)
+        moved: Tensor = (scores.softmax(1) @ answers.unsqueeze(2)).squeeze(2)
         return moved
 
     def update(self, loss: Tensor) -> None:

@@ -19,8 +19,9 @@ class DCP(OutputDefense):
     h is nearly 0 where the answer is surer than β and nearly 1 below, so that sure answers stay as they are, and β is
     both the threshold and how much. The label may change where it is unsure.
 
-    Paper vs ours: the authors' code cuts the odds y / (1 - y) off at 1, so that all probabilities above one half count
-    the same, and leaves negative numbers; ours cuts off neither odds nor sign, and what would be negative is 0.
+    Paper vs ours: the authors' code cuts the odds y / (1 - y) off at 1 and at 1e-12, so that it takes nothing from a
+    class above one half; ours takes the formula as it stands, for probabilities from 1e-7 to 1 - 1e-7, and what would
+    be negative is 0.
     """
 
     paper = Paper(

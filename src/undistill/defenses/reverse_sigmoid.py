@@ -17,11 +17,11 @@ _NEAREST = 1e-7  # to 0 and 1 that a probability comes before its log-odds are t
 class ReverseSigmoid(OutputDefense):
     """Give away y' ∝ max(0, y - β (σ(γ logit(y)) - 1/2)), with logit(y) = log(y / (1 - y)), class by class.
 
-    What is likely loses, what is unlikely gains, and different answers come out alike: a thief cannot tell which it
-    was. With γ = 0.2 the label may change from about β = 0.5 on; the defense does not look after it.
+    What is likely loses, what is unlikely gains, and near 0 and 1 different probabilities come out alike. The label may
+    change, the more easily the more classes there are; the defense does not look after it.
 
     Paper vs ours: the paper divides by the sum alone, where negative numbers can be left over; ours are cut off at 0
-    before, so that they are probabilities.
+    before, so that they are probabilities. Log-odds are those of probabilities from 1e-7 to 1 - 1e-7.
     """
 
     paper = Paper(
@@ -32,7 +32,7 @@ class ReverseSigmoid(OutputDefense):
     )
     smoke: ClassVar[dict[str, Any]] = {"beta": 0.8}
 
-    beta: float = Field(0.21, ge=0, description="β, how much: 0.21 for CIFAR-10 in ModelGuard's comparison")
+    beta: float = Field(0.21, ge=0, description="β, how much: 0.21 is one of ModelGuard's settings for CIFAR-10")
     gamma: float = Field(0.2, gt=0, description="γ, how steep: 0.2 there")
 
     def __call__(self, probs: Tensor, x: Tensor) -> Tensor:

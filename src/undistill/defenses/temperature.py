@@ -26,4 +26,5 @@ class Temperature(OutputDefense):
 
     def __call__(self, probs: Tensor, x: Tensor) -> Tensor:
         """Return the tempered probabilities (B, K); what is zero stays so. The images are not looked at."""
-        return (probs.log() / self.temperature).softmax(dim=1)
+        logits = probs.log()
+        return ((logits - logits.amax(dim=1, keepdim=True)) / self.temperature).softmax(dim=1)

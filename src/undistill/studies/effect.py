@@ -60,9 +60,11 @@ class EffectStudy(TableStudy):
     def evaluate(self, workspace: Workspace, failures: Mapping[str, Failure], cache: Path) -> Effect:
         """Return a part of kind ``effect``: the table, and of each row whom it asks."""
         table = super().evaluate(workspace, failures, cache)
-        asked = {name: dict(zip(("of", "how"), found, strict=True)) for name, found in self.asked.items()}
-        rows = tuple(EffectRow(**dict(row), **asked[row.name]) for row in table.rows)
-        return Effect.make(**{**dict(table), "kind": "effect", "rows": rows})
+        rows = []
+        for row in table.rows:
+            of, how = self.asked[row.name]
+            rows.append(EffectRow(**dict(row), of=of, how=how))
+        return Effect.make(**{**dict(table), "kind": "effect", "rows": tuple(rows)})
 
 
 @STUDIES.register("effect")
