@@ -4,21 +4,26 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import pytest
+from scipy import stats
 
 from undistill.engine.config import Training
 from undistill.errors import RecipeError, UnknownNameError
 from undistill.orchestrate.reproduce import reproduce
 from undistill.orchestrate.request import Request, load_studies
 from undistill.recipe import load_recipe
+from undistill.reporting.cell import Cell
+from undistill.reporting.parts.effect import Effect, EffectRow
+from undistill.reporting.parts.table import Column
 from undistill.studies.changes import PAPER, Changes
 from undistill.studies.effect import effect
-from undistill.studies.training import training
+from undistill.studies.training import compared, training
 
 WAYS = ("adam", "longer", "longest", "muon")
 
 
-@pytest.mark.parametrize("data", ["digits", "cifar10"])
+@pytest.mark.parametrize("data", ["digits", "cifar10", "cifar100"])
 def test_the_students_of_a_column_are_trained_alike(data: str) -> None:
     study = training(seeds=2, changes=PAPER, data=data, thieves=("textbook", "htc"))
     for way in WAYS:
@@ -51,6 +56,48 @@ def test_the_constant_rate_is_that_of_the_papers_cnn_and_muon_that_of_turbo() ->
         ("nasty-textbook", "speedrun-nasty"),
     ):
         assert study.cells[row, "muon"][0].hash == table.cells[same, "cnn"][0].hash  # found again, not trained twice
+
+
+def test_of_cifar_100_the_papers_temperature_weight_and_sgd() -> None:
+    study = training(seeds=1, changes=PAPER, data="cifar100", ways=("sgd", "muon"))
+    theirs = load_recipe("paper/cifar100/kd_mobilenetv2__from_nasty_resnet18")
+    (found,) = study.cells["nasty-textbook", "sgd"]
+    assert found.method == theirs.method
+    assert found.victim is not None
+    assert theirs.victim is not None
+    assert found.victim.method == theirs.victim.method
+    for name in ("optimizer", "lr", "momentum", "weight_decay", "schedule", "gamma", "batch_size"):
+        assert getattr(found, name) == getattr(theirs, name), name
+    assert found.milestones == tuple(round(found.epochs * at / theirs.epochs) for at in theirs.milestones)
+    assert "MobileNetV2" in study.remarks[0]
+    assert "SGD" in study.remarks[1]
+    assert "Muon" in study.remarks[2]
+
+
+def test_it_says_how_far_apart_the_ways_are() -> None:
+    accuracies = {
+        ("baseline", "adam"): (90.0, 91.0, 92.0),
+        ("nasty-textbook", "adam"): (80.0, 85.0, 90.0),
+        ("baseline", "muon"): (92.0, 92.0, 92.0),
+        ("nasty-textbook", "muon"): (90.0, 91.0, 89.0),
+    }
+    names = {"baseline": (None, ""), "nasty-textbook": ("nasty", "textbook, τ=4")}
+    rows = []
+    for row, (of, how) in names.items():
+        cells = {}
+        for way in ("adam", "muon"):
+            values = {str(seed): value for seed, value in enumerate(accuracies[row, way])}
+            known = dict.fromkeys(("mean", "half_width", "difference", "paper", "paper_difference", "disagrees"))
+            cells[way] = Cell(values=values, **known, n=3, collapsed_seeds=(), runs={}, failures={}, images=1000)
+        rows.append(EffectRow(name=row, label=row, of=of, how=how, cells=cells))
+    columns = tuple(Column(name=way, label=way.capitalize(), data="digits") for way in ("adam", "muon"))
+    part = Effect.make(name="training", title="", seeds=3, header="", columns=columns, rows=tuple(rows), notes=())
+    (note,) = compared(part)
+    spared = [-2 + 10, -1 + 6, -3 + 2]  # where a student ends by Muon, less where it ends by Adam
+    low, high = stats.t.interval(0.95, 2, loc=np.mean(spared), scale=stats.sem(spared))
+    assert note.startswith("Nasty teacher, textbook, τ=4: ")
+    assert "the first way, Adam," in note
+    assert note.endswith(f"+{np.mean(spared):.2f} [−{-low:.1f}, +{high:.1f}] (Muon).")
 
 
 def test_bad_names() -> None:
