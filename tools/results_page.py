@@ -21,6 +21,7 @@ from undistill.reporting.parts import part_of
 from undistill.reporting.parts.effect import Effect, EffectRow
 from undistill.reporting.wording import change, seeds, signed
 from undistill.storage import write_text
+from undistill.studies.training import compared
 
 __all__ = ["results_page"]
 
@@ -108,8 +109,8 @@ def _by_training(part: Effect, rows: Mapping[str, EffectRow]) -> str:
     return (
         f"To whom, on {part.columns[0].data} ({seeds(part.seeds)}): the nasty teacher has {nasty.mean:.2f} %, the "
         f"normal one {normal.mean:.2f} %. Points from the same student alone, by how it asks the nasty teacher and how "
-        f"it is trained: {asked}."
-    )
+        f"it is trained: {asked}. {next(compared(part), '')}"
+    ).rstrip()
 
 
 def _against_the_paper(part: Effect, rows: Mapping[str, EffectRow]) -> str:

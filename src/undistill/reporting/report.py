@@ -198,10 +198,11 @@ def _charts(group: RunGroup) -> Iterator[Chart]:
     for title, metric, top in (
         ("Teachers: accuracy, %", "accuracy", 100.0),
         ("Teachers: τ² KL from the normal twin, training images", "adversary_kl", None),
-        ("Teachers: highest softened probability, training images", "confidence", 1.0),
-        ("Teachers: highest softened probability of the normal twin, training images", "adversary_confidence", 1.0),
     ):
         yield from _chart(title, top, [_course(label, of, own, metric) for label, of, own in teachers])
+    sure = [_course(label, of, own, "confidence") for label, of, own in teachers]
+    sure += [_course(f"normal twin of {t}", "normal", own, "adversary_confidence") for t, _, own in teachers]
+    yield from _chart("Teachers: highest softened probability", 1.0, sure)
     for student in group.students:
         alone = {means: of for (key, means), of in group.references.items() if key == student.key}
         ways = [
