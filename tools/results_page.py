@@ -105,12 +105,21 @@ def _by_training(part: Effect, rows: Mapping[str, EffectRow]) -> str:
         cells = [(column.label, row.cells[column.name]) for column in ways]
         return ", ".join(f"{change(cell.difference or 0.0, cell.difference_interval)} ({how})" for how, cell in cells)
 
-    asked = "; ".join(f"{row.how}: {ends(row)}" for row in shown)
-    return (
+    book, *others = sorted(shown, key=lambda row: row.name != "nasty-textbook")
+    found = (
         f"To whom, on {part.columns[0].data} ({seeds(part.seeds)}): the nasty teacher has {nasty.mean:.2f} %, the "
-        f"normal one {normal.mean:.2f} %. Points from the same student alone, by how it asks the nasty teacher and how "
-        f"it is trained: {asked}. {next(compared(part), '')}"
-    ).rstrip()
+        f"normal one {normal.mean:.2f} %. Points from the same student alone, by how it is trained: {ends(book)}."
+    )
+    if others:
+        cells = [row.cells[column.name] for row in others for column in ways]
+        worst = min(cells, key=lambda cell: cell.difference or 0.0)
+        asked = ", ".join(row.how for row in others)
+        found += (
+            f" Of those that ask in another way ({asked}), the one that ends lowest is at "
+            f"{change(worst.difference or 0.0, worst.difference_interval)}."
+        )
+    spared = next(compared(part), "")
+    return f"{found} {spared or 'Of one seed nothing is decided.' * (part.seeds == 1)}".rstrip()
 
 
 def _against_the_paper(part: Effect, rows: Mapping[str, EffectRow]) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -74,30 +75,39 @@ def test_of_cifar_100_the_papers_temperature_weight_and_sgd() -> None:
     assert "Muon" in study.remarks[2]
 
 
-def test_it_says_how_far_apart_the_ways_are() -> None:
-    accuracies = {
-        ("baseline", "adam"): (90.0, 91.0, 92.0),
-        ("nasty-textbook", "adam"): (80.0, 85.0, 90.0),
-        ("baseline", "muon"): (92.0, 92.0, 92.0),
-        ("nasty-textbook", "muon"): (90.0, 91.0, 89.0),
-    }
+def _part(accuracies: Mapping[str, Mapping[str, Sequence[float]]]) -> Effect:
     names = {"baseline": (None, ""), "nasty-textbook": ("nasty", "textbook, τ=4")}
     rows = []
     for row, (of, how) in names.items():
         cells = {}
-        for way in ("adam", "muon"):
-            values = {str(seed): value for seed, value in enumerate(accuracies[row, way])}
+        for way, found in accuracies.items():
+            values = {str(seed): value for seed, value in enumerate(found[row])}
             known = dict.fromkeys(("mean", "half_width", "difference", "paper", "paper_difference", "disagrees"))
-            cells[way] = Cell(values=values, **known, n=3, collapsed_seeds=(), runs={}, failures={}, images=1000)
+            n = len(values)
+            cells[way] = Cell(values=values, **known, n=n, collapsed_seeds=(), runs={}, failures={}, images=1000)
         rows.append(EffectRow(name=row, label=row, of=of, how=how, cells=cells))
-    columns = tuple(Column(name=way, label=way.capitalize(), data="digits") for way in ("adam", "muon"))
-    part = Effect.make(name="training", title="", seeds=3, header="", columns=columns, rows=tuple(rows), notes=())
+    columns = tuple(Column(name=way, label=way.capitalize(), data="digits") for way in accuracies)
+    return Effect.make(name="training", title="", seeds=3, header="", columns=columns, rows=tuple(rows), notes=())
+
+
+def test_it_says_how_far_apart_the_ways_are() -> None:
+    part = _part(
+        {
+            "adam": {"baseline": (90.0, 91.0, 92.0), "nasty-textbook": (80.0, 85.0, 90.0)},
+            "muon": {"baseline": (92.0, 92.0, 92.0), "nasty-textbook": (90.0, 91.0, 89.0)},
+        }
+    )
     (note,) = compared(part)
     spared = [-2 + 10, -1 + 6, -3 + 2]  # where a student ends by Muon, less where it ends by Adam
     low, high = stats.t.interval(0.95, 2, loc=np.mean(spared), scale=stats.sem(spared))
     assert note.startswith("Nasty teacher, textbook, τ=4: ")
-    assert "the first way, Adam," in note
+    assert "the first way (Adam)" in note
     assert note.endswith(f"+{np.mean(spared):.2f} [−{-low:.1f}, +{high:.1f}] (Muon).")
+
+
+def test_of_one_seed_it_does_not() -> None:
+    part = _part({way: dict.fromkeys(("baseline", "nasty-textbook"), (90.0,)) for way in ("adam", "muon")})
+    assert not list(compared(part))
 
 
 def test_bad_names() -> None:

@@ -207,12 +207,12 @@ def compared(part: Effect) -> Iterator[str]:
             resolution = math.sqrt(2) * 100 / (row.cells[way.name].images or math.inf)
             here, there = (_ends(row.cells[name], alone.cells[name]) for name in (way.name, first.name))
             found = paired_difference(here, there, resolution=resolution)
-            if found is not None:
+            if found is not None and found.ends is not None:
                 told.append(f"{change(found.mean, found.ends)} ({way.label})")
         if told:
             yield (
-                f"Nasty teacher, {row.how}: by how many points less a student loses than by the first way, "
-                f"{first.label}, paired by seed: {', '.join(told)}."
+                f"Nasty teacher, {row.how}: points that a student is spared that is not trained the first way "
+                f"({first.label}), paired by seed: {', '.join(told)}."
             )
 
 
