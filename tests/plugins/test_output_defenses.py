@@ -265,6 +265,16 @@ def test_dcp_leaves_sure_answers_alone_and_turns_unsure_ones():
     assert given[1] == pytest.approx(reversed_sigmoid(unsure, 0.7, 0.1), rel=1e-5)
 
 
+@pytest.mark.parametrize("name", ["reverse_sigmoid", "dcp"])
+def test_the_label_may_change_as_said(name: str):
+    # Hardly more likely, and taken more off: log-odds fall faster than what they are of.
+    row = [0.34, 0.33, *[0.33 / 8] * 8]
+    given = build_output_defense(f"{name}(beta=4, gamma=1)")(torch.tensor([row]), images(1))[0]
+    cut = [y - 4 * (1 / (1 + (1 - y) / y) - 0.5) for y in row]  # σ(logit(y)) is y itself: y - 4 (y - 1/2)
+    assert sorted(range(10), key=lambda k: -cut[k])[0] != 0
+    assert int(given.argmax()) != 0
+
+
 def test_no_perturbation_is_none():
     probs = answers()
     for spec in ("reverse_sigmoid(beta=0)", "dcp(beta=0)", "temperature(temperature=1)"):

@@ -71,6 +71,7 @@ def test_it_runs_and_shows_the_papers_numbers_as_those_of_another_protocol(tmp_p
         ["paper, whole protocol", "95.13", "87.75 (+1.11)"],
         ["paper, whole protocol", "94.56 (−0.57)", "82.46 (−4.18)"],
     ]
+    assert any("Within 0.5 points" in note for note in part.notes)
     asked = {row.name: (row.of, row.how) for row in part.rows}
     assert asked["smoothed"] == (None, "Student alone, labels smoothed by 0.1")
     assert asked["speedrun-nasty"] == ("nasty", "textbook, τ=4")

@@ -554,3 +554,15 @@ def test_a_request_survives_json_and_is_the_command() -> None:
     words = shlex.split(request.command)
     assert words[:5] == ["undistill", "reproduce", "table4", "--seeds", "3"]
     assert words[-6:] == ["--data", "cifar10=npz(path='my set.npz')", "--epochs", "5", "--width", "0.25"]
+
+
+def test_all_in_turbo_but_for_the_study_of_ways_to_train():
+    with pytest.raises(RecipeError, match="--skip training"):
+        load_studies("all", changes=Changes(profile="turbo"))
+    studies = load_studies("all", changes=Changes(profile="turbo"), skip=["training"])
+    assert {study.name for study in studies} >= {"table1", "table6", "effect"}
+    without = [r for study in studies for r in study.recipes if r.objective.images == "none"]
+    assert without
+    assert {r.holdout for r in without} == {0}
+    with pytest.raises(RecipeError, match="leave no row"):
+        load_studies("all", skip=list_studies())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import signal
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ from undistill.defenses.budget import AccuracyBudget
 from undistill.defenses.nasty import Nasty
 from undistill.errors import InterruptedRunError, RecipeError
 from undistill.models import build_model
-from undistill.objective import Frozen, Nets
+from undistill.objective import Batch, Frozen, Nets
 from undistill.recipe import load_recipe
 from undistill.workspace import Workspace
 
@@ -164,3 +165,23 @@ def test_without_a_budget_it_is_called_what_it_was():
     assert Nasty().spec == "nasty(temperature=4.0, weight=0.04)"
     steered = Nasty(accuracy_budget=0.5)
     assert steered.spec == "nasty(accuracy_budget=0.5, temperature=4.0, weight=None)"
+
+
+def test_how_sure_the_net_and_its_twin_are_is_logged() -> None:
+    torch.manual_seed(0)
+    mine, its = torch.randn(6, 5) * 8, torch.randn(6, 5) * 2
+
+    class Answers(nn.Module):
+        def __init__(self, logits: Tensor) -> None:
+            super().__init__()
+            self.logits = nn.Parameter(logits)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.logits + 0 * x.sum()
+
+    y = torch.zeros(6, dtype=torch.long)
+    twin = Answers(its).requires_grad_(False)
+    logs = Nasty(temperature=4.0).step(Batch(torch.zeros(6, 1, 8, 8), y, y), Nets(Answers(mine), Frozen(twin))).logs
+    for name, logits in (("confidence", mine), ("adversary_confidence", its)):
+        highest = [max(math.exp(z / 4) for z in row) / sum(math.exp(z / 4) for z in row) for row in logits.tolist()]
+        assert float(logs[name]) == pytest.approx(sum(highest) / 6, rel=1e-5)

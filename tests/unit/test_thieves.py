@@ -153,6 +153,10 @@ def test_the_matrices_of_mkd_come_towards_a_student_that_stands_still() -> None:
     nets = Nets(student, victim=nets.victim, companion=companion)
     losses = [float(attack.step(Batch(torch.zeros(12, 1, 8, 8), y, y), nets).loss) for _ in range(200)]
     assert losses[-1] < 0.05 * losses[0]
+    still = {name: value.clone() for name, value in companion.state_dict().items() if name.startswith("weights/")}
+    companion.pace(0.0)
+    attack.step(Batch(torch.zeros(12, 1, 8, 8), y, y), nets)
+    assert all(torch.equal(value, companion.state_dict()[name]) for name, value in still.items())  # at a rate of 0
     companion.pace(0.5)
     again = attack.companion(nets, frame, torch.device("cpu"))
     again.load_state_dict({name: value.clone() for name, value in companion.state_dict().items()})

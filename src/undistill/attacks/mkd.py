@@ -39,9 +39,9 @@ class MKD(Attack):
 
     A research attack: an application for a patent, US 2025/0348752 A1, describes Markov distillation.
 
-    Paper vs ours: the authors' code is not public. The form is that of a public re-implementation, without its second
-    softmax over what is a distribution already. The rate of the matrices is a hundredth of 0.05, the student's there;
-    it follows the schedule of the recipe.
+    Paper vs ours: the authors' code is not public. The form is that of ``train_MKD_RSD.py`` in the repository of CMIM,
+    a re-implementation by others, without its second softmax over what is a distribution already. The rate of the
+    matrices is a hundredth of 0.05, the student's there; it follows the schedule of the recipe.
     """
 
     access = Access.PROBS

@@ -167,11 +167,13 @@ def load_studies(
     check_changes(changes)
     parameters = dict(parameters or {})
     _check_parameters(name, parameters)
-    names = [each for each in list_studies() if not _required(each)] if name == "all" else [name]
+    # A study that is skipped by name need not fit the changes.
+    names = [each for each in list_studies() if each not in skip and not _required(each)] if name == "all" else [name]
     if changes.data or changes.models:
         _check_replaced(changes, names, parameters)
     studies = [STUDIES[each](seeds=seeds, changes=changes, **parameters) for each in names]
     known = {row for study in studies for row in (study.name, *study.rows)}
+    known |= set(list_studies()) if name == "all" else set()
     for row in (*only, *skip):
         if row not in known:
             raise UnknownNameError("row" if name == "all" else f"row of {name}", row, known)

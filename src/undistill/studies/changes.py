@@ -110,6 +110,8 @@ def adapt(recipe: Recipe, changes: Changes) -> Recipe:
     fields: dict[str, Any] = {key: getattr(recipe, key) for key in Recipe.model_fields}
     if changes.profile != "exact" and recipe.profile != "turbo":  # what is in its turbo form already stays so
         fields |= turbo_protocol(recipe) if changes.profile == "turbo" else {"profile": changes.profile}
+        if recipe.objective.images == "none":  # nothing to hold out
+            fields["holdout"] = 0.0
     model = Spec.parse(recipe.model)
     model = Spec.parse((changes.models or {}).get(model.name, model))
     width, epochs = changes.width, changes.epochs

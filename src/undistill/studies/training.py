@@ -128,7 +128,10 @@ def training(
         RecipeError: ``profile=turbo``, which would train every student alike.
     """
     if changes.profile == "turbo":
-        raise RecipeError("training: its columns are ways to train, and turbo is one; leave out --profile turbo")
+        raise RecipeError(
+            "training: its columns are ways to train, and turbo is one; leave out --profile turbo, or of all studies "
+            "this one: --skip training"
+        )
     given = {"data set": ([data], _NETS), "way": (ways, _WAYS), "thief": (thieves, THIEVES)}
     for what, (names, known) in given.items():
         for name in names:
