@@ -5,8 +5,10 @@ from __future__ import annotations
 import math
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
+from scipy.optimize import linprog
 from torch import Tensor
 
 from undistill.defenses import (
@@ -275,7 +277,44 @@ def test_the_label_may_change_as_said(name: str):
     assert int(given.argmax()) != 0
 
 
+def linear_program(y: np.ndarray, budget: float, margin: float) -> float | None:
+    """Return the least of ModelGuard-W's objective, by a solver; None where nothing satisfies it."""
+    classes, top = len(y), int(y.argmax())
+    eye, one, none = np.eye(classes), np.ones(classes), np.zeros(classes)
+    leads = np.delete(eye - eye[top], top, axis=0)
+    found = linprog(
+        np.r_[np.log(y + 1e-6), none],  # y', and how far each is from y
+        A_ub=np.block([[eye, -eye], [-eye, -eye], [none, one], [leads, 0 * leads]]),
+        b_ub=np.r_[y, -y, budget, np.full(classes - 1, -margin)],
+        A_eq=np.r_[one, none][None],
+        b_eq=[1],
+        bounds=[(0, 1)] * classes + [(0, None)] * classes,
+    )
+    return found.fun if found.status == 0 else None
+
+
+@pytest.mark.parametrize("classes", [2, 3, 10])
+@pytest.mark.parametrize("budget", [0.02, 0.3, 1.0, 2.0])
+def test_modelguard_w_is_the_optimum_of_its_linear_program(classes: int, budget: float):
+    probs = torch.cat([answers(classes)[::8], answers(classes)[-2:]])
+    given = build_output_defense(f"modelguard_w(budget={budget})")(probs, images(len(probs)))
+    assert torch.equal(given.argmax(1), probs.argmax(1))
+    for y, found in zip(probs.double().numpy(), given.double().numpy(), strict=True):
+        y = y / y.sum()
+        least = linear_program(y, budget, 1e-4)
+        assert least is not None
+        assert found @ np.log(y + 1e-6) == pytest.approx(least, abs=2e-6)
+        assert abs(found - y).sum() <= budget + 1e-6
+        assert found.max() - np.partition(found, -2)[-2] >= 0.99e-4
+
+
+def test_modelguard_w_leaves_alone_what_it_cannot_change():
+    level = torch.full((1, 10), 0.1)  # the label is to lead by more than the budget allows
+    assert torch.equal(build_output_defense("modelguard_w(budget=1e-5)")(level, images(1)), level)
+    assert linear_program(level[0].double().numpy(), 1e-5, 1e-4) is None
+
+
 def test_no_perturbation_is_none():
     probs = answers()
-    for spec in ("reverse_sigmoid(beta=0)", "dcp(beta=0)", "temperature(temperature=1)"):
+    for spec in ("reverse_sigmoid(beta=0)", "dcp(beta=0)", "temperature(temperature=1)", "modelguard_w(budget=0)"):
         torch.testing.assert_close(build_output_defense(spec)(probs, images(len(probs))), probs)
