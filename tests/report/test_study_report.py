@@ -91,12 +91,17 @@ def test_the_page_opens_with_whom_a_nasty_teacher_harms(tmp_path: Path) -> None:
     rows = {row["name"]: row["cells"] for row in part.to_json()["rows"]}
     assert f"the nasty teacher has {rows['nasty-textbook']['teacher']['mean']:.2f} %" in opening
     assert "on digits (2 seeds)" in opening
-    for row, how in (("nasty-textbook", "textbook, τ=4"), ("nasty-named", "named class")):
-        said = opening[opening.index(f"{how}: ") :]
-        for label, way in zip(("Adam, constant rate", "Muon, falling rate"), ("adam", "muon"), strict=True):
-            points = f"{rows[row][way]['mean'] - rows['baseline'][way]['mean']:+.2f}"
-            points = points.replace("-", "−").replace("+0.00", "0.00").replace("−0.00", "0.00")
-            assert re.match(rf".*?{re.escape(points)} \[[^]]*\] \({label}\)", said.split(";")[0])
+
+    def apart(row: str, way: str) -> str:
+        points = f"{rows[row][way]['mean'] - rows['baseline'][way]['mean']:+.2f}"
+        return points.replace("-", "−").replace("+0.00", "0.00").replace("−0.00", "0.00")
+
+    said = opening[opening.index("by how it is trained: ") :]
+    for label, way in (("Adam, constant rate", "adam"), ("Muon, falling rate", "muon")):
+        assert re.match(rf".*?{re.escape(apart('nasty-textbook', way))} \[[^]]*\] \({label}\)", said.split(". ")[0])
+    lowest = min(("adam", "muon"), key=lambda way: rows["nasty-named"][way]["difference"])
+    assert f"ask in another way (named class), the one that ends lowest is at {apart('nasty-named', lowest)} [" in said
+    assert "points that a student is spared" in said
     assert picture.endswith("(results/training/figures/training.png)")
 
 
