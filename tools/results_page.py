@@ -116,7 +116,7 @@ def _by_training(part: Effect, rows: Mapping[str, EffectRow]) -> str:
         asked = ", ".join(row.how for row in others)
         found += (
             f" Of those that ask in another way ({asked}), the one that ends lowest is at "
-            f"{change(worst.difference or 0.0, worst.difference_interval)}."
+            f"{change(worst.difference or 0.0, worst.difference_interval)}, not corrected for being chosen."
         )
     spared = next(compared(part), "")
     return f"{found} {spared or 'Of one seed nothing is decided.' * (part.seeds == 1)}".rstrip()

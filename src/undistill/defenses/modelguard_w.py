@@ -12,11 +12,10 @@ from undistill.defenses import Field, OutputDefense, Paper, register_output_defe
 __all__ = ["ModelGuardW"]
 
 _FLOOR = 1e-6  # added to a probability before its logarithm, as in the authors' code
-_HALVINGS = 50  # of the golden section: the interval shrinks below float64's precision
+_SECTIONS = 50  # of the golden section: what is left of the interval is below float32's precision
 _GOLDEN = 0.6180339887498949
-_PENALTY = (
-    1e4  # for each unit that no answer with this largest probability can satisfy; above any gain of the objective
-)
+# For each unit by which a budget is broken: above any gain of the objective, whose weights are at most 14.
+_PENALTY = 1e4
 
 
 @register_output_defense("modelguard_w")
@@ -49,7 +48,7 @@ class ModelGuardW(OutputDefense):
         highest = (y[:, :1] + self.budget / 2).clamp(max=1).maximum(lowest)
         inside = [highest - _GOLDEN * (highest - lowest), lowest + _GOLDEN * (highest - lowest)]
         values = [self._value(y, top) for top in inside]
-        for _ in range(_HALVINGS):
+        for _ in range(_SECTIONS):
             left = values[0] <= values[1]  # the minimum lies left of the right point
             highest, lowest = torch.where(left, inside[1], highest), torch.where(left, lowest, inside[0])
             new = torch.where(left, highest - _GOLDEN * (highest - lowest), lowest + _GOLDEN * (highest - lowest))

@@ -173,7 +173,8 @@ def load_studies(
         _check_replaced(changes, names, parameters)
     studies = [STUDIES[each](seeds=seeds, changes=changes, **parameters) for each in names]
     known = {row for study in studies for row in (study.name, *study.rows)}
-    known |= set(list_studies()) if name == "all" else set()
+    if name == "all":
+        known |= set(skip) & set(list_studies())
     for row in (*only, *skip):
         if row not in known:
             raise UnknownNameError("row" if name == "all" else f"row of {name}", row, known)

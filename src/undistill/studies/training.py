@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 from undistill.errors import RecipeError, UnknownNameError
 from undistill.functional.statistics import paired_difference
 from undistill.recipe import Recipe, load_recipe
+from undistill.registry import Spec
 from undistill.reporting.cell import Cell
 from undistill.reporting.parts.effect import Effect
 from undistill.reporting.wording import change
@@ -62,7 +63,7 @@ _MUON = {
 }
 _SGD = {"optimizer": "sgd", "lr": 0.1, "weight_decay": 0.0005, "schedule": "step", "gamma": 0.2, "selection": "heldout"}
 _STEPS = (0.3, 0.6, 0.8)  # of all epochs, at which the rate of the paper's SGD falls
-# By name: how it is shown, for how many times the student's epochs, what the recipe says, what is to be said of it.
+# By name: how it is shown, for how many times the student's epochs, and what the recipe says.
 _WAYS: Mapping[str, tuple[str, int, dict[str, Any]]] = {
     "sgd": ("SGD, falling in steps", 1, _SGD),
     "adam": ("Adam, constant rate", 1, _ADAM),
@@ -161,7 +162,8 @@ def training(
 def _column(data: str, way: str) -> PaperColumn:
     if way == "teacher":
         return PaperColumn(label="Teacher performance", dataset=data, measure="teacher", against="normal")
-    return PaperColumn(label=_WAYS[way][0], dataset=data, measure="kd", student="cnn", against="baseline")
+    student = Spec.parse(load_recipe(_NETS[data].student).model).name
+    return PaperColumn(label=_WAYS[way][0], dataset=data, measure="kd", student=student, against="baseline")
 
 
 def _row(teacher: str | None, how: str, columns: int) -> PaperRow:
