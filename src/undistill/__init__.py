@@ -1,7 +1,7 @@
 """Make, attack and measure undistillable classifiers.
 
-The verbs of the command line are functions here: ``train``, ``defend``, ``attack``, ``report``, ``reproduce``. Nothing
-heavy is imported before it is used.
+The verbs of the command line are functions here: ``train``, ``defend``, ``attack``, ``audit``, ``report``,
+``reproduce``. Nothing heavy is imported before it is used.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from undistill._version import __version__
 
 if TYPE_CHECKING:
-    from undistill.api import attack, defend, reproduce, train
+    from undistill.api import attack, audit, defend, reproduce, train
     from undistill.attacks import list_attacks
     from undistill.data import list_datasets, load_dataset
     from undistill.data.dataset import Dataset
@@ -32,6 +32,7 @@ _HOMES = {
     "Run": "undistill.run",
     "Victim": "undistill.victim",
     "attack": "undistill.api",
+    "audit": "undistill.api",
     "build_model": "undistill.models",
     "defend": "undistill.api",
     "list_attacks": "undistill.attacks",
@@ -56,6 +57,7 @@ __all__ = [
     "Victim",
     "__version__",
     "attack",
+    "audit",
     "build_model",
     "defend",
     "list_attacks",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from hashlib import sha256
 from pathlib import Path
@@ -22,7 +22,7 @@ from undistill.workspace import Workspace
 if TYPE_CHECKING:
     from undistill.orchestrate.reproduce import Reproduction
 
-__all__ = ["attack", "check_kind", "default_root", "defend", "reproduce", "train"]
+__all__ = ["attack", "audit", "check_kind", "default_root", "defend", "reproduce", "train"]
 
 Net = str | nn.Module | Named
 
@@ -128,6 +128,84 @@ def attack(
         RecipeError: With every problem of the recipe.
     """
     return _carry_out("attack", "kd", recipe, data, model, method, runs, progress, fields, victim=victim)
+
+
+def audit(
+    victim: str | Path | Mapping[str, Any],
+    *,
+    student: Mapping[str, Any] | None = None,
+    suite: str = "standard",
+    minutes: float | None = None,
+    seeds: int | None = None,
+    trials: int | None = None,
+    access: str = "probs",
+    insider: float = 0.1,
+    queries: int = 1000,
+    surrogate: str | None = None,
+    attacks: Sequence[str] | None = None,
+    policies: Sequence[str] = (),
+    margin: float = 1.0,
+    out: str | Path = "undistill-audit",
+    jobs: int | None = None,
+    device: str | None = None,
+    progress: bool = True,
+) -> Reproduction:
+    """Say what a classifier's answers give away, to whom, and at what price.
+
+    Args:
+        victim: Its run folder or recipe, or ``{"checkpoint": FILE, "model": SPEC}``.
+        student: Fields of the students' recipes, such as ``model`` and ``epochs``; by default the victim's own.
+        suite: How much is tried: ``quick``, ``standard`` or ``full``.
+        minutes: Leave out the thieves that are not expected to fit into so many; the page says which.
+        seeds: Of the numbers, 2 or more; by default the suite's.
+        trials: Settings that are tried of each thief and reference; by default the suite's.
+        access: The most that the victim gives away: ``labels``, ``probs`` or ``logits``.
+        insider: Share of the training images that an insider has with their labels; 0 for no insider.
+        queries: Images that a customer, who has no label, and a stranger ask about; 0 for neither.
+        surrogate: Data set spec of the stranger's images; None for no stranger.
+        attacks: Names or specs of attacks, in place of the suite's.
+        policies: Output defenses whose effect is measured besides.
+        margin: Points of accuracy that a thief may gain without it being called a leak.
+        out: Folder of the runs and of what comes out.
+        jobs: Runs at a time; default: one on CUDA, one a core on CPU.
+        device: Overrides the recipes' device.
+        progress: Show on standard error how far it is.
+
+    Returns:
+        What came out; its document's part of kind ``audit`` holds the judgement.
+
+    Raises:
+        DataError: A data set is missing; before anything is trained.
+        InterruptedRunError: Ctrl-C; the same call goes on.
+        RecipeError: With the problem of the request, or not even one thief fits into the minutes.
+        RunError: Another process works in ``out``, or a file cannot be written.
+    """
+    from undistill.orchestrate.afford import afford
+    from undistill.orchestrate.progress import make_observer
+    from undistill.orchestrate.reproduce import reproduce as carry_out
+    from undistill.orchestrate.request import Request
+    from undistill.studies.suite import suite_of
+
+    given = {
+        "student": dict(student or {}),
+        "suite": suite,
+        "trials": trials,
+        "access": access,
+        "insider": insider,
+        "queries": queries,
+        "surrogate": surrogate,
+        "attacks": attacks,
+        "policies": list(policies),
+        "margin": margin,
+    }
+    usual = {"student": {}, "suite": "standard", "access": "probs", "insider": 0.1, "queries": 1000, "margin": 1.0}
+    said = {name: value for name, value in given.items() if value not in (None, [], usual.get(name))}
+    request = Request("audit", suite_of(suite).seeds if seeds is None else seeds, parameters={"victim": victim, **said})
+    if minutes is not None:
+        request = afford(request, Path(out), minutes, jobs=jobs, device=device)
+    return carry_out(
+        request, Path(out), jobs=jobs, device=device, observe=lambda total: make_observer(total, quiet=not progress)
+    )
 
 
 def reproduce(

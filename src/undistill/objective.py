@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -25,6 +26,8 @@ __all__ = [
     "Nets",
     "Objective",
     "Paper",
+    "Range",
+    "Search",
     "StepOutput",
     "optimizer_tensors",
     "register_in",
@@ -61,6 +64,31 @@ class StepOutput:
     logits: Tensor
     logs: dict[str, Tensor] = field(default_factory=dict)
     labels: Tensor | None = None
+
+
+@dataclass(frozen=True)
+class Range:
+    """Numbers that a search may try for a hyperparameter, both ends among them.
+
+    Attributes:
+        low: Above 0 where ``log``.
+        high: Above ``low``.
+        log: Whether what is in the middle is the geometric mean, as of temperatures and rates.
+    """
+
+    low: float
+    high: float
+    log: bool = False
+
+    def at(self, share: float) -> float:
+        """Return the number that lies at a share, 0 to 1, of the way from low to high; to three digits."""
+        ends = (math.log(self.low), math.log(self.high)) if self.log else (self.low, self.high)
+        value = ends[0] + (ends[1] - ends[0]) * share
+        return float(f"{math.exp(value) if self.log else value:.3g}")
+
+
+Search = Mapping[str, Range | tuple[Any, ...]]
+"""What a search may try, by hyperparameter: a range of numbers, or some values."""
 
 
 class Companion(ABC):
@@ -139,6 +167,8 @@ class Configured(BaseModel):
         paper: Where it comes from.
         added: Hyperparameters that came later, with the values at which it is what it was before; left out of the spec
             then, so that older runs keep their names.
+        search: What a search may try, by hyperparameter: a range of numbers, or some values. What is not in it stays as
+            it is.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
@@ -146,6 +176,7 @@ class Configured(BaseModel):
     name: ClassVar[str]  # its registered name
     paper: ClassVar[Paper | None] = None
     added: ClassVar[dict[str, Any]] = {}
+    search: ClassVar[Search] = {}
     smoke: ClassVar[dict[str, Any]]  # arguments of a quick test run; {} if the defaults do
 
     @classmethod

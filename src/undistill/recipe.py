@@ -203,7 +203,8 @@ class Recipe(Training):
             raise ValueError(f"{method.name!r} {whose}: {', '.join(given)} is what a thief has; remove it")
         if method.kind == "reference" and self.labels is False:
             raise ValueError(f"{method.name!r} learns from labels alone; set labels to true or a number")
-        if self.labels is not True and method.kind == "attack" and method.uses_labels and not method.partial_labels:
+        some = self.labels is not True and self.labels != self.queries  # as many labels as queries: of each image one
+        if some and method.kind == "attack" and method.uses_labels and not method.partial_labels:
             raise ValueError(
                 f"{method.name!r} needs the label of every image, but labels={self.labels}; set labels=true, or choose "
                 "an attack that does without, such as hard_label"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -51,7 +51,7 @@ class Halving(Study):
             return []
         return sorted(found, key=lambda t: (-found[t], t))[: len(found) // 2]
 
-    def ask(self, workspace: Workspace) -> Iterator[Recipe]:
+    def ask(self, workspace: Workspace, failed: Collection[str] = ()) -> Iterator[Recipe]:
         yield from self.recipes
         for temperature in self.chosen(workspace):
             yield self.thief(temperature, ROUNDS[1])

@@ -7,7 +7,7 @@ import shlex
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -128,7 +128,7 @@ class Broken(Halving):
         recipe = super().thief(temperature, epochs)
         return recipe.model_copy(update={"lr": 1e30}) if temperature == 1.0 else recipe
 
-    def ask(self, workspace: Workspace) -> Iterator[Recipe]:
+    def ask(self, workspace: Workspace, failed: Collection[str] = ()) -> Iterator[Recipe]:
         first = list(self.recipes)
         yield from first
         if any(workspace.find(recipe) is not None for recipe in first):

@@ -179,7 +179,7 @@ def test_filters() -> None:
 
 def test_all_is_every_registered_study_tables_first() -> None:
     names = tuple(one.name for one in load_studies("all"))
-    assert names == list_studies()
+    assert set(list_studies()) - set(names) == {"audit"}  # which needs a victim
     assert names[:5] == TABLES
     assert set(names[5:]) >= {"figure1", "figure2", "figure3", "figure4", "figure5"}
 

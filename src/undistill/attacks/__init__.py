@@ -7,7 +7,7 @@ from pydantic import Field
 from undistill.data.dataset import Frame, Images
 from undistill.data.loader import Batch
 from undistill.errors import RecipeError
-from undistill.objective import Companion, Nets, Objective, Paper, StepOutput, register_in
+from undistill.objective import Companion, Nets, Objective, Paper, Range, Search, StepOutput, register_in
 from undistill.registry import Registry
 from undistill.victim import Access, Victim
 
@@ -23,6 +23,8 @@ __all__ = [
     "Images",
     "Nets",
     "Paper",
+    "Range",
+    "Search",
     "StepOutput",
     "list_attacks",
     "register_attack",

@@ -8,7 +8,7 @@ from torch import Tensor
 from torch.nn.functional import one_hot
 
 from undistill import functional as F
-from undistill.attacks import Access, Attack, Batch, Field, Nets, Paper, StepOutput, register_attack
+from undistill.attacks import Access, Attack, Batch, Field, Nets, Paper, Range, Search, StepOutput, register_attack
 
 __all__ = ["Averager"]
 
@@ -35,6 +35,10 @@ class Averager(Attack):
         2023,
         "https://github.com/rkevser/AveragerStudent",
     )
+    search: ClassVar[Search] = {
+        "temperature": Range(1, 32, log=True),
+        "alpha": Range(0.3, 1),
+    }
     smoke: ClassVar[dict[str, Any]] = {}
 
     temperature: float = Field(4.0, gt=0, description="τ: 20 in the authors' settings for CIFAR-100")

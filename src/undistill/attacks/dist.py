@@ -8,7 +8,7 @@ import torch.nn.functional
 from torch import Tensor
 
 from undistill import functional as F
-from undistill.attacks import Access, Attack, Batch, Field, Nets, Paper, StepOutput, register_attack
+from undistill.attacks import Access, Attack, Batch, Field, Nets, Paper, Range, Search, StepOutput, register_attack
 
 __all__ = ["DIST"]
 
@@ -30,6 +30,11 @@ class DIST(Attack):
     uses_labels = True
     partial_labels = True
     paper = Paper("Knowledge Distillation from A Stronger Teacher", "NeurIPS", 2022, "https://arxiv.org/abs/2205.10536")
+    search: ClassVar[Search] = {
+        "temperature": Range(1, 8, log=True),
+        "by_image": Range(0.3, 4, log=True),
+        "by_class": Range(0.3, 4, log=True),
+    }
     smoke: ClassVar[dict[str, Any]] = {}
 
     temperature: float = Field(1.0, gt=0, description="τ of both sides' answers")

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from undistill import functional as F
-from undistill.attacks import Access, Attack, Batch, Field, Nets, Paper, StepOutput, register_attack
+from undistill.attacks import Access, Attack, Batch, Field, Nets, Paper, Range, Search, StepOutput, register_attack
 
 __all__ = ["DKD"]
 
@@ -29,6 +29,11 @@ class DKD(Attack):
     access = Access.PROBS
     uses_labels = True
     paper = Paper("Decoupled Knowledge Distillation", "CVPR", 2022, "https://arxiv.org/abs/2203.08679")
+    search: ClassVar[Search] = {
+        "temperature": Range(1, 16, log=True),
+        "alpha": Range(0.3, 3, log=True),
+        "beta": Range(0.5, 10, log=True),
+    }
     smoke: ClassVar[dict[str, Any]] = {}
 
     temperature: float = Field(4.0, gt=0, description="τ of both sides' answers")

@@ -8,7 +8,19 @@ import torch
 from torch import nn
 
 from undistill import functional as F
-from undistill.attacks import Access, Attack, Batch, Field, Frame, Nets, Paper, StepOutput, register_attack
+from undistill.attacks import (
+    Access,
+    Attack,
+    Batch,
+    Field,
+    Frame,
+    Nets,
+    Paper,
+    Range,
+    Search,
+    StepOutput,
+    register_attack,
+)
 from undistill.models.features import logits_and_features
 
 __all__ = ["FitNet"]
@@ -32,6 +44,11 @@ class FitNet(Attack):
     access = Access.FEATURES
     uses_labels = True
     paper = Paper("FitNets: Hints for Thin Deep Nets", "ICLR", 2015, "https://arxiv.org/abs/1412.6550")
+    search: ClassVar[Search] = {
+        "weight": Range(1, 300, log=True),
+        "kd": Range(0.1, 10, log=True),
+        "temperature": Range(1, 16, log=True),
+    }
     smoke: ClassVar[dict[str, Any]] = {"weight": 1.0, "kd": 0.5}
 
     weight: float = Field(100.0, ge=0, description="of the mean squared distance of the features")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any, ClassVar
 
 from undistill import functional as F
-from undistill.attacks import Access, Attack, Batch, Field, Nets, Paper, StepOutput, register_attack
+from undistill.attacks import Access, Attack, Batch, Field, Nets, Paper, Range, Search, StepOutput, register_attack
 
 __all__ = ["HardLabel"]
 
@@ -25,6 +25,7 @@ class HardLabel(Attack):
     paper = Paper(
         "Knockoff Nets: Stealing Functionality of Black-Box Models", "CVPR", 2019, "https://arxiv.org/abs/1812.02766"
     )
+    search: ClassVar[Search] = {"smoothing": Range(0, 0.4)}
     smoke: ClassVar[dict[str, Any]] = {}
     added: ClassVar[dict[str, Any]] = {"smoothing": 0.0}
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any, ClassVar
 
 from undistill import functional as F
-from undistill.attacks import Access, Attack, Batch, Field, Nets, Paper, StepOutput, register_attack
+from undistill.attacks import Access, Attack, Batch, Field, Nets, Paper, Range, Search, StepOutput, register_attack
 
 __all__ = ["HTC"]
 
@@ -31,6 +31,10 @@ class HTC(Attack):
     paper = Paper(
         "Distilling the Undistillable: Learning from a Nasty Teacher", "ECCV", 2022, "https://arxiv.org/abs/2210.11728"
     )
+    search: ClassVar[Search] = {
+        "temperature": Range(4, 80, log=True),
+        "multiplier": Range(0.5, 8, log=True),
+    }
     smoke: ClassVar[dict[str, Any]] = {}
 
     temperature: float = Field(50.0, gt=0, description="τ of the victim's answers: 50 for CIFAR-10, 70 for CIFAR-100")

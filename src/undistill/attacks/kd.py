@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any, ClassVar
 
 from undistill import functional as F
-from undistill.attacks import Access, Attack, Batch, Field, Nets, Paper, StepOutput, register_attack
+from undistill.attacks import Access, Attack, Batch, Field, Nets, Paper, Range, Search, StepOutput, register_attack
 
 __all__ = ["KD"]
 
@@ -29,6 +29,10 @@ class KD(Attack):
     partial_labels = True
     textbook = True
     paper = Paper("Distilling the Knowledge in a Neural Network", "arXiv", 2015, "https://arxiv.org/abs/1503.02531")
+    search: ClassVar[Search] = {
+        "temperature": Range(1, 32, log=True),
+        "alpha": Range(0.3, 1),
+    }
     smoke: ClassVar[dict[str, Any]] = {}
 
     temperature: float = Field(4.0, gt=0, description="τ_S: 4 for CIFAR-10, 20 for CIFAR-100 and Tiny-ImageNet")

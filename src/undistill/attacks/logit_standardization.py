@@ -7,7 +7,7 @@ from typing import Any, ClassVar
 from torch import Tensor
 
 from undistill import functional as F
-from undistill.attacks import Access, Attack, Batch, Field, Nets, Paper, StepOutput, register_attack
+from undistill.attacks import Access, Attack, Batch, Field, Nets, Paper, Range, Search, StepOutput, register_attack
 
 __all__ = ["LogitStandardization"]
 
@@ -31,6 +31,10 @@ class LogitStandardization(Attack):
     uses_labels = True
     partial_labels = True
     paper = Paper("Logit Standardization in Knowledge Distillation", "CVPR", 2024, "https://arxiv.org/abs/2403.01427")
+    search: ClassVar[Search] = {
+        "temperature": Range(1, 8, log=True),
+        "multiplier": Range(1, 20, log=True),
+    }
     smoke: ClassVar[dict[str, Any]] = {}
 
     temperature: float = Field(2.0, gt=0, description="τ, after standardization")

@@ -17,6 +17,8 @@ from undistill.attacks import (
     Frame,
     Nets,
     Paper,
+    Range,
+    Search,
     StepOutput,
     register_attack,
 )
@@ -53,6 +55,11 @@ class MKD(Attack):
         2024,
         "https://ecva.net/papers/eccv_2024/papers_ECCV/html/12478_ECCV_2024_paper.php",
     )
+    search: ClassVar[Search] = {
+        "temperature": Range(1, 16, log=True),
+        "alpha": Range(0.3, 1),
+        "matrix_lr": Range(1e-4, 5e-2, log=True),
+    }
     smoke: ClassVar[dict[str, Any]] = {}
 
     temperature: float = Field(4.0, gt=0, description="τ of both sides' answers")

@@ -10,7 +10,7 @@ from typing import Any, ClassVar
 import torch.nn.functional
 
 from undistill import functional as F
-from undistill.attacks import Access, Attack, Batch, Field, Nets, Paper, StepOutput, register_attack
+from undistill.attacks import Access, Attack, Batch, Field, Nets, Paper, Range, Search, StepOutput, register_attack
 
 __all__ = ["TTM"]
 
@@ -36,6 +36,11 @@ class TTM(Attack):
         2024,
         "https://arxiv.org/abs/2402.11148",
     )
+    search: ClassVar[Search] = {
+        "power": Range(0.05, 1, log=True),
+        "multiplier": Range(1, 60, log=True),
+        "weighted": (False, True),
+    }
     smoke: ClassVar[dict[str, Any]] = {}
 
     power: float = Field(0.1, gt=0, le=1, description="γ, 1/τ; 0.1 in the paper's code, 0.2 beside other losses")

@@ -17,7 +17,7 @@ import typer
 from typer.main import get_command
 
 from undistill._version import __version__
-from undistill.cli import attack, bench, data, defend, demo, doctor, listing, report, reproduce, show, train
+from undistill.cli import attack, audit, bench, data, defend, demo, doctor, listing, report, reproduce, show, train
 from undistill.errors import RecipeError, UndistillError
 
 __all__ = ["app", "main"]
@@ -36,6 +36,7 @@ app.command()(demo.demo)
 app.command(epilog=train.EXAMPLES)(train.train)
 app.command(epilog=defend.EXAMPLES)(defend.defend)
 app.command(epilog=attack.EXAMPLES)(attack.attack)
+app.command(epilog=audit.EXAMPLES)(audit.audit)
 app.command(cls=reproduce.Reproduce, epilog=reproduce.EXAMPLES)(reproduce.reproduce)
 app.command()(report.report)
 app.command("list")(listing.list_)

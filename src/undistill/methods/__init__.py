@@ -13,7 +13,7 @@ from undistill.attacks import ATTACKS
 from undistill.data.loader import Batch
 from undistill.defenses import DEFENSES
 from undistill.errors import UnknownNameError
-from undistill.objective import Nets, Objective, Paper, StepOutput, register_in
+from undistill.objective import Nets, Objective, Paper, Range, Search, StepOutput, register_in
 from undistill.registry import Registry, Spec
 
 __all__ = [
@@ -22,7 +22,9 @@ __all__ = [
     "Field",
     "Nets",
     "Paper",
+    "Range",
     "Reference",
+    "Search",
     "StepOutput",
     "build_method",
     "list_references",

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any, ClassVar
 
 from undistill import functional as F
-from undistill.methods import Batch, Field, Nets, Paper, Reference, StepOutput, register_reference
+from undistill.methods import Batch, Field, Nets, Paper, Range, Reference, Search, StepOutput, register_reference
 
 __all__ = ["LabelSmoothing"]
 
@@ -21,6 +21,7 @@ class LabelSmoothing(Reference):
     paper = Paper(
         "Rethinking the Inception Architecture for Computer Vision", "CVPR", 2016, "https://arxiv.org/abs/1512.00567"
     )
+    search: ClassVar[Search] = {"smoothing": Range(0.02, 0.6, log=True)}
     smoke: ClassVar[dict[str, Any]] = {}
 
     smoothing: float = Field(0.1, ge=0, lt=1, description="ε, the mass taken from the label")

@@ -129,8 +129,8 @@ def reproduce(
     return Reproduction(folder, document, trained)
 
 
-def _plan(studies: Iterable[Study], workspace: Workspace) -> Plan:
-    return Plan.of(recipe for study in studies for recipe in study.ask(workspace))
+def _plan(studies: Iterable[Study], workspace: Workspace, failed: Collection[str] = ()) -> Plan:
+    return Plan.of(recipe for study in studies for recipe in study.ask(workspace, failed))
 
 
 def carry_out(
@@ -149,7 +149,7 @@ def carry_out(
     """
     failures: dict[str, Failure] = {}
     tried: set[str] = set()  # what failed is left to the next call
-    while steps := _untried(_plan(studies, workspace).missing(workspace), tried, failures):
+    while steps := _untried(_plan(studies, workspace, failures).missing(workspace), tried, failures):
         check_data(spec for step in steps for spec in (step.recipe.data, *step.recipe.targets))
         tried.update(step.hash for step in steps)
         failures |= carrier.carry_out(steps, observe(len(steps)))

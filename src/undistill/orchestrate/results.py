@@ -74,7 +74,7 @@ def collect(
     Raises:
         RunError: A result is damaged.
     """
-    runs = (workspace.find(recipe) for study in studies for recipe in study.ask(workspace))
+    runs = (workspace.find(recipe) for study in studies for recipe in study.ask(workspace, failures))
     content = {
         "format": _FORMAT,
         "undistill": __version__,
@@ -102,7 +102,7 @@ def document_of(content: Mapping[str, Any]) -> Document:
     seeds = "1 seed" if request.seeds == 1 else f"{request.seeds} seeds"
     profiles = " and ".join(content["provenance"].get("profile", [])) or request.changes.profile
     return Document(
-        title="The paper, and ours beside it" if request.comparable else "What we measured",
+        title=_title(request, content["parts"]),
         parts=tuple(part_of(part if request.comparable else _apart_from_paper(part)) for part in content["parts"]),
         content=content,
         command=request.command,
@@ -113,6 +113,12 @@ def document_of(content: Mapping[str, Any]) -> Document:
         ),
         source=" of the paper" if request.of_paper else "",
     )
+
+
+def _title(request: Request, parts: Sequence[Mapping[str, Any]]) -> str:
+    if request.study == "audit":  # it is about somebody's own model
+        return str(parts[0]["title"])
+    return "The paper, and ours beside it" if request.comparable else "What we measured"
 
 
 def _apart_from_paper(part: dict[str, Any]) -> dict[str, Any]:

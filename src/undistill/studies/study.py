@@ -6,7 +6,7 @@ A new study is one new file in this package: a function that returns a ``Study``
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from inspect import Parameter, signature
 from pathlib import Path
@@ -48,7 +48,7 @@ class Study(ABC):
     def recipes(self) -> Iterator[Recipe]:
         """The recipes behind its numbers that are known before anything has run."""
 
-    def ask(self, workspace: Workspace) -> Iterable[Recipe]:
+    def ask(self, workspace: Workspace, failed: Collection[str] = ()) -> Iterable[Recipe]:
         """Return all recipes that it wants, given what has finished: it is asked until nothing of them is missing.
 
         The same finished runs must lead to the same recipes, so that a study that was interrupted goes on as it would
@@ -56,6 +56,7 @@ class Study(ABC):
 
         Args:
             workspace: Where the runs are.
+            failed: Hashes of recipes that were tried and have no result.
         """
         return self.recipes
 

@@ -112,6 +112,6 @@ class Progress:
 
 
 def describe(record: dict[str, float]) -> str:
-    """Return what is told of an epoch."""
-    accuracy = next(record[key] for key in ("heldout_accuracy", "test_accuracy") if key in record)
-    return f"loss {record['train_loss']:.3g}, {accuracy:.1f} %"
+    """Return what is told of an epoch: a thief without labels measures how often it agrees with the victim."""
+    measured = next(key for key in ("heldout_accuracy", "test_accuracy", "heldout_agreement") if key in record)
+    return f"loss {record['train_loss']:.3g}, {record[measured]:.1f} %{' agree' * measured.endswith('agreement')}"
