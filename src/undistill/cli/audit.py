@@ -75,7 +75,7 @@ def audit(
     as_json: AsJson = False,
     quiet: Quiet = False,
 ) -> None:
-    """Say what a classifier's answers give away, to whom, and at what price.
+    """Say what a classifier's answers give away, and to whom.
 
     Thieves and the references that they have to beat are tuned alike and tried with fresh seeds. The same command goes
     on after Ctrl-C. `undistill reproduce audit` takes the same as parameters, and runs it on a cluster.
