@@ -20,6 +20,8 @@ from undistill.errors import RecipeError, UnknownNameError
 from undistill.orchestrate.reproduce import Reproduction
 from undistill.orchestrate.results import document_of, read_study
 from undistill.registry import Spec
+from undistill.reporting.parts.plane import Plane
+from undistill.reporting.wording import signed
 from undistill.run import Run
 from undistill.studies.audit import AuditStudy
 from undistill.studies.audit import audit as make_study
@@ -61,8 +63,7 @@ def made(victim: Run, asked: dict[str, Any]) -> Reproduction:
 
 
 def _part(made: Reproduction) -> dict[str, Any]:
-    (part,) = (part.to_json() for part in made.document.parts)
-    return part
+    return made.document.parts[0].to_json()
 
 
 def _result(made: Reproduction, name: str) -> dict[str, Any]:
@@ -196,6 +197,28 @@ def test_the_price_is_that_of_the_answers(made: Reproduction, victim: Run) -> No
     floored = -np.log(np.maximum(rounded[np.arange(len(labels)), labels], np.finfo(np.float32).tiny)).mean()
     assert behind["subject"].endswith(f"behind {POLICY}")
     assert f"NLL {floored - plain:+.2f} nats".replace("-", "−") in dict(behind["items"])["Price"]
+
+
+def test_the_plane_is_what_the_words_say(made: Reproduction) -> None:
+    plane = made.document.parts[1]
+    assert isinstance(plane, Plane)
+    as_it_is, behind = plane.deals
+    assert (as_it_is.name, behind.name) == ("", POLICY)
+    told = [dict(found["items"])["Price"] for found in _part(made)["findings"]]
+    assert f"AURC {signed(plane.price(behind, 'aurc'))} points" in told[1]
+    assert f"top-5 {signed(-plane.price(behind, 'top5'))} points" in told[1]
+    for deal in plane.deals:
+        for leak in deal.leaks:
+            (front,) = (
+                f for f in _part(made)["fronts"] if f["name"] == ", ".join(filter(None, [leak.person, deal.name]))
+            )
+            gains = {rival["name"]: rival["gain"] for rival in front["rivals"] if rival["gain"]}
+            assert gains[leak.thief]["mean"] == leak.mean
+            if not any(gain["low"] > 0 for gain in gains.values()):
+                assert leak.mean == max(gain["mean"] for gain in gains.values())
+    (grid,) = plane.grids()
+    assert len(grid.rows) == 2
+    assert (made.folder / "figures" / "plane.png").is_file()
 
 
 def test_words_say_what_the_intervals_say(made: Reproduction) -> None:

@@ -84,7 +84,7 @@ def collect(
         "changes": request.changes.describe(),
         "seeds": request.seeds,
         "provenance": _provenance(run for run in runs if run is not None),
-        "parts": [study.evaluate(workspace, failures, cache).to_json() for study in studies],
+        "parts": [part.to_json() for study in studies for part in study.parts(workspace, failures, cache)],
     }
     return {**content, "sha256": _checksums(content)}
 

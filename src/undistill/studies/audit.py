@@ -18,10 +18,12 @@ from undistill.errors import RecipeError, UnknownNameError
 from undistill.functional import Best, mean_interval
 from undistill.recipe import Recipe, Source, load_recipe, make_recipe
 from undistill.registry import Spec
+from undistill.reporting.parts import Part
 from undistill.reporting.parts.audit import Audit, Front, Gain, Rival
+from undistill.reporting.parts.plane import Deal, Leak, Plane
 from undistill.reporting.wording import method_label, model_label
 from undistill.run import Failure
-from undistill.studies.audit_words import Contest, Offer, finding, suite_note
+from undistill.studies.audit_words import PLANE_NOTE, Contest, Offer, finding, suite_note
 from undistill.studies.cells import common, make_cell
 from undistill.studies.changes import Changes, adapt
 from undistill.studies.leak import ERROR, gains, judge
@@ -115,17 +117,9 @@ class AuditStudy(Study):
             key: _contest(arms, workspace, failures, sum(policy == key[0] for policy, _ in fronts))
             for key, arms in fronts.items()
         }
-        policies = dict.fromkeys(policy for policy, _ in fronts)
-        told = tuple(
-            finding(
-                self._offer(policy, workspace, cache),
-                [contest for (of, _), contest in contests.items() if of == policy],
-                self.margin,
-            )
-            for policy in policies
-        )
-        own = [contest for (policy, _), contest in contests.items() if policy is None]
-        everything = {f"{at} {name}": best for at, one in enumerate(own) for name, best in one.gains.items()}
+        offers = {policy: self._offer(policy, workspace, cache) for policy in dict.fromkeys(key[0] for key in fronts)}
+        behind = {policy: [one for key, one in contests.items() if key[0] == policy] for policy in offers}
+        everything = {f"{at} {name}": best for at, one in enumerate(behind[None]) for name, best in one.gains.items()}
         shown = [contest.front for contest in contests.values()]
         trials = max(arm.tuned.trials for arm in self.arms)
         named = [
@@ -138,11 +132,27 @@ class AuditStudy(Study):
             **common(self, named, suite_note(self.suite, trials, self.seeds, self.margin, self.untried)),
             header="Audit",
             about=f"Data set {self.set}.",
-            findings=told,
+            findings=tuple(finding(offers[policy], behind[policy], self.margin) for policy in offers),
             judgement=judge(everything, self.margin),
             margin=self.margin,
             fronts=tuple(shown),
+            deals=tuple(_deal(policy, offers[policy], behind[policy]) for policy in offers),
         )
+
+    def parts(self, workspace: Workspace, failures: Mapping[str, Failure], cache: Path) -> Iterator[Part]:
+        """Yield the audit and, where defenses on the answers were tried, leak against price."""
+        found = self.evaluate(workspace, failures, cache)
+        yield found
+        if len(found.deals) > 1:
+            yield Plane.make(
+                name="plane",
+                header="Leak against price",
+                title="What soft answers give the strongest thief of each person, over what each defense on the "
+                "answers takes from honest users",
+                seeds=self.seeds,
+                notes=(PLANE_NOTE,),
+                deals=found.deals,
+            )
 
     def _offer(self, policy: str | None, workspace: Workspace, cache: Path) -> Offer:
         """Return the victim behind a defense on its answers, beside itself without; or, without one, its twin."""
@@ -156,6 +166,21 @@ class AuditStudy(Study):
         twin = self.victim.adversary if isinstance(self.victim, Recipe) else None
         before = None if twin is None else worth(twin, self.set, None, workspace, cache)
         return Offer(subject, now, before, "its normal twin")
+
+
+def _deal(policy: str | None, offer: Offer, contests: Sequence[Contest]) -> Deal:
+    worth_now = {"accuracy": offer.now.accuracy, **offer.now.measures}
+    return Deal(name=policy or "", worth=worth_now, leaks=tuple(leak for one in contests for leak in _strongest(one)))
+
+
+def _strongest(contest: Contest) -> Iterator[Leak]:
+    """Yield what the strongest thief of a person has, if there is one: the one whose leak is decided, if one is."""
+    gains = [(best, best.difference.ends) for best in contest.gains.values()]
+    known = [(best, ends) for best, ends in gains if ends is not None]
+    if known:
+        best, (low, high) = max(known, key=lambda one: (one[0].verdict == "leak", one[0].difference.mean))
+        person = contest.front.name.partition(",")[0]
+        yield Leak(person=person, thief=best.candidate, mean=best.difference.mean, low=low, high=high)
 
 
 def _contest(arms: Sequence[Arm], workspace: Workspace, failures: Mapping[str, Failure], fronts: int) -> Contest:

@@ -15,9 +15,15 @@ from undistill.studies.leak import ERROR, judge
 from undistill.studies.suite import NAMED
 from undistill.studies.worth import MEASURES, Worth, price
 
-__all__ = ["OUTSIDE", "THREATS", "Contest", "Offer", "finding", "suite_note"]
+__all__ = ["OUTSIDE", "PLANE_NOTE", "THREATS", "Contest", "Offer", "finding", "suite_note"]
 
 OUTSIDE = "A suite proves nothing about attacks outside it: who knows of this defense may find a better one."
+PLANE_NOTE = (
+    "A defense that names the class alone (label_only) leaks nothing beyond it and costs the honest user all else. "
+    "A defense is worth something only where it beats the dotted line between that and the victim as it is: less leak "
+    "for less price. Each defense's intervals hold together for all thieves and persons; they are not corrected for "
+    "the number of defenses."
+)
 THREATS = (
     "Where this is listed: MITRE ATLAS 5.6 AML.T0024.002 (Extract AI Model) and AML.T0005.001 (Train Proxy via "
     "Replication), against which AML.M0002 (Passive AI Output Obfuscation) and AML.M0004 (Restrict Number of AI Model "

@@ -78,6 +78,14 @@ class Study(ABC):
             RunError: A result is damaged.
         """
 
+    def parts(self, workspace: Workspace, failures: Mapping[str, Failure], cache: Path) -> Iterator[Part]:
+        """Yield what its page shows: by default, what ``evaluate`` returns.
+
+        Raises:
+            RunError: A result is damaged.
+        """
+        yield self.evaluate(workspace, failures, cache)
+
     @property
     def data(self) -> Iterator[str]:
         """Specs of the data sets that it looks at."""

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Literal
 from undistill.reporting.cell import Cell, Plain, Shown, show
 from undistill.reporting.parts import Grid, GridRow, register_part
 from undistill.reporting.parts.findings import Findings
+from undistill.reporting.parts.plane import Deal
 from undistill.reporting.style import ALONE, DEFENDED, INK, NORMAL, RULE, SOFT, handle, new_figure
 from undistill.reporting.wording import change
 
@@ -86,12 +87,14 @@ class Audit(Findings):
         judgement: ``leaks``, ``undistillable`` or ``not decided``, under the suite that was run.
         margin: Points below which a gain is not called a leak.
         fronts: One a person and defense.
+        deals: What each defense on the answers, none first, costs and lets out.
     """
 
     kind: str = "audit"
     judgement: Literal["leaks", "undistillable", "not decided"]
     margin: float
     fronts: tuple[Front, ...]
+    deals: tuple[Deal, ...]
 
     def grids(self) -> Iterator[Grid]:
         """Yield a table a front: a row a way to learn."""

@@ -1,0 +1,144 @@
+"""Leak against price: what soft answers give the strongest thief, over what each defense takes from honest users."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+from undistill.reporting.cell import Plain, Shown
+from undistill.reporting.parts import Grid, GridRow, Part, register_part
+from undistill.reporting.style import ALONE, INK, LINES, RULE, SOFT, handle, new_figure
+from undistill.reporting.wording import change, signed
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+__all__ = ["PRICES", "Deal", "Leak", "Plane"]
+
+PRICES = {
+    "accuracy": ("accuracy", "points lost", -1),
+    "top5": ("top-5", "points lost", -1),
+    "nll": ("NLL", "nats more", 1),
+    "ece": ("ECE", "points more", 1),
+    "aurc": ("AURC", "points more", 1),
+}
+"""By measure: its name, the unit of what an honest user loses, and the sign that makes a loss positive."""
+
+_DRAWN = ("accuracy", "nll", "aurc")
+_MARKERS = "os^Dv"
+_WIDTH, _HEIGHT, _LINE = 6.5, 2.6, 0.16  # inches
+_LABEL_ONLY = "label_only"
+
+
+class Leak(Plain):
+    """What the strongest thief of one person has beyond the best reference, in points, and its corrected interval."""
+
+    person: str
+    thief: str
+    mean: float
+    low: float
+    high: float
+
+
+class Deal(Plain):
+    """A victim behind one defense on its answers.
+
+    Attributes:
+        name: Spec of the defense; empty for none.
+        worth: What answers are worth to honest users, by measure: in percent or points, and in nats.
+        leaks: One a person.
+    """
+
+    name: str
+    worth: dict[str, float]
+    leaks: tuple[Leak, ...]
+
+    @property
+    def label(self) -> str:
+        """As it is shown."""
+        return self.name or "as it is"
+
+
+@register_part("plane")
+class Plane(Part):
+    """Defenses in the plane of leak and price.
+
+    Attributes:
+        deals: The victim as it is first.
+    """
+
+    kind: str = "plane"
+    deals: tuple[Deal, ...]
+
+    def price(self, deal: Deal, measure: str) -> float:
+        """Return what an honest user loses beside the victim as it is."""
+        return PRICES[measure][2] * (deal.worth[measure] - self.deals[0].worth[measure])
+
+    @property
+    def _persons(self) -> tuple[str, ...]:
+        return tuple(dict.fromkeys(leak.person for deal in self.deals for leak in deal.leaks))
+
+    def grids(self) -> Iterator[Grid]:
+        """Yield one table: a row a defense, what it costs, and what leaks."""
+        columns = (*(f"{label}, {unit}" for label, unit, _ in PRICES.values()), *(f"leak, {p}" for p in self._persons))
+        rows = tuple(GridRow((deal.label,), (*self._costs(deal), *self._leaks(deal))) for deal in self.deals)
+        yield Grid("", ("Defense on the answers",), columns, rows)
+
+    def _costs(self, deal: Deal) -> Iterator[Shown | None]:
+        for measure in PRICES:
+            yield None if deal is self.deals[0] else Shown(signed(self.price(deal, measure)))
+
+    def _leaks(self, deal: Deal) -> Iterator[Shown | None]:
+        by = {leak.person: leak for leak in deal.leaks}
+        for person in self._persons:
+            found = by.get(person)
+            yield None if found is None else Shown(_leak(found))
+
+    @property
+    def drawn(self) -> bool:
+        """Whether a thief was compared."""
+        return bool(self._persons)
+
+    def draw(self) -> Figure:
+        """Return a panel a price: a color a defense, a marker a person, and what hiding all but the class would be."""
+        across = len(_DRAWN)
+        figure = new_figure(_WIDTH, _HEIGHT + _LINE * (len(self.deals) + 1) / 2)
+        panels = figure.subplots(1, across, sharey=True, squeeze=False)[0]
+        for axes, measure in zip(panels, _DRAWN, strict=True):
+            self._panel(axes, measure)
+        panels[0].set_ylabel("Leak: points beyond\nthe best reference")
+        colors = [
+            handle(color=self._color(at), marker="s", linestyle="", label=deal.label)
+            for at, deal in enumerate(self.deals)
+        ]
+        persons = [
+            handle(color=SOFT, marker=marker, linestyle="", label=person)
+            for person, marker in zip(self._persons, _MARKERS, strict=False)
+        ]
+        figure.legend(handles=[*colors, *persons], loc="outside lower center", ncols=2)
+        return figure
+
+    def _panel(self, axes: Axes, measure: str) -> None:
+        axes.axhline(0, color=INK, linewidth=0.8, zorder=1)
+        marks = dict(zip(self._persons, _MARKERS, strict=False))
+        for at, deal in enumerate(self.deals):
+            for leak in deal.leaks:
+                x, color = self.price(deal, measure), self._color(at)
+                axes.plot((x, x), (leak.low, leak.high), color=color, linewidth=0.9, zorder=2)
+                axes.plot(x, leak.mean, marks[leak.person], color=color, markeredgewidth=0, zorder=3)
+        hidden = next((deal for deal in self.deals if deal.name.startswith(_LABEL_ONLY)), None)
+        for leak in self.deals[0].leaks if hidden is not None else ():
+            ends = (0.0, self.price(hidden, measure)) if hidden is not None else (0.0, 0.0)
+            axes.plot(ends, (max(leak.mean, 0.0), 0.0), linestyle=":", color=ALONE, linewidth=0.8, zorder=1)
+        label, unit, _ = PRICES[measure]
+        axes.set_xlabel(f"{label}, {unit}")
+        axes.grid(color=RULE, linewidth=0.5)
+        axes.set_axisbelow(True)
+
+    def _color(self, at: int) -> str:
+        return INK if at == 0 else LINES[(at - 1) % len(LINES)]
+
+
+def _leak(found: Leak) -> str:
+    return f"{change(found.mean, (found.low, found.high))} ({found.thief})"
