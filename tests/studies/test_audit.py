@@ -20,6 +20,8 @@ from undistill.errors import RecipeError, UnknownNameError
 from undistill.orchestrate.reproduce import Reproduction
 from undistill.orchestrate.results import document_of, read_study
 from undistill.registry import Spec
+from undistill.reporting.parts.curves import Curves
+from undistill.reporting.parts.heat import Heat
 from undistill.reporting.parts.plane import Plane
 from undistill.reporting.wording import signed
 from undistill.run import Run
@@ -200,8 +202,7 @@ def test_the_price_is_that_of_the_answers(made: Reproduction, victim: Run) -> No
 
 
 def test_the_plane_is_what_the_words_say(made: Reproduction) -> None:
-    plane = made.document.parts[1]
-    assert isinstance(plane, Plane)
+    (plane,) = (part for part in made.document.parts if isinstance(part, Plane))
     as_it_is, behind = plane.deals
     assert (as_it_is.name, behind.name) == ("", POLICY)
     told = [dict(found["items"])["Price"] for found in _part(made)["findings"]]
@@ -219,6 +220,34 @@ def test_the_plane_is_what_the_words_say(made: Reproduction) -> None:
     (grid,) = plane.grids()
     assert len(grid.rows) == 2
     assert (made.folder / "figures" / "plane.png").is_file()
+
+
+def test_every_number_of_the_map_is_in_the_tables(made: Reproduction) -> None:
+    (heat,) = (part for part in made.document.parts if isinstance(part, Heat))
+    fronts = {front["name"]: front for front in _part(made)["fronts"]}
+    for one in heat.maps:
+        assert one.defenses == ("as it is", POLICY)
+        for defense, row in zip(("", POLICY), one.spots, strict=True):
+            front = fronts[", ".join(filter(None, [one.person, defense]))]
+            gains = {rival["name"]: rival["gain"] for rival in front["rivals"]}
+            assert [spot and spot.model_dump() for spot in row] == [
+                {key: gains[thief][key] for key in ("mean", "low", "high")} for thief in one.thieves
+            ]
+
+
+def test_fewer_queries_are_asked_with_the_settings_of_the_full_budget(made: Reproduction) -> None:
+    (part,) = (part for part in made.document.parts if isinstance(part, Curves))
+    (front,) = (front for front in _part(made)["fronts"] if front["name"] == "customer")
+    accuracy = part.panels[0]
+    assert [line.name for line in accuracy.lines] == ["hard_label", front["favourite"]]
+    for line in accuracy.lines:
+        assert [point.x for point in line.points] == [20, 66, 200]
+        (rival,) = (one for one in front["rivals"] if one["name"] == line.name)
+        assert line.points[-1].values == rival["tuned"]["values"]
+        recipes = [{Run(made.folder.parent / "runs" / name).recipe for name in p.runs.values()} for p in line.points]
+        assert len({(recipe.method, recipe.lr, recipe.epochs) for found in recipes for recipe in found}) == 1
+        for point in line.points:
+            assert {_result(made, name)["queries"] for name in point.runs.values()} == {point.x}
 
 
 def test_words_say_what_the_intervals_say(made: Reproduction) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -20,9 +21,11 @@ from undistill.recipe import Recipe, Source, load_recipe, make_recipe
 from undistill.registry import Spec
 from undistill.reporting.parts import Part
 from undistill.reporting.parts.audit import Audit, Front, Gain, Rival
+from undistill.reporting.parts.heat import Heat, HeatMap, Spot
 from undistill.reporting.parts.plane import Deal, Leak, Plane
 from undistill.reporting.wording import method_label, model_label
 from undistill.run import Failure
+from undistill.studies.audit_curve import curve, curve_recipes, favourite
 from undistill.studies.audit_words import PLANE_NOTE, Contest, Offer, finding, suite_note
 from undistill.studies.cells import common, make_cell
 from undistill.studies.changes import Changes, adapt
@@ -100,6 +103,14 @@ class AuditStudy(Study):
         yield from (one for one in (self.victim,) if isinstance(one, Recipe))
         for arm in self.arms:
             yield from arm.tuned.ask(workspace, failed)
+        for points in curve_recipes(self._unlabelled, workspace, failed).values():
+            yield from chain.from_iterable(points.values())
+
+    @property
+    def _unlabelled(self) -> list[Arm]:
+        """The arms of the first person without labels, from the victim as it is: those that a curve is of."""
+        arms = [arm for arm in self.arms if arm.policy is None and arm.persona.alone is None]
+        return [arm for arm in arms if arm.persona == arms[0].persona]
 
     def pick(self, keep: Keep) -> AuditStudy | None:
         """Return the audit with the persons and thieves that were asked for; references stay beside their thieves."""
@@ -140,9 +151,12 @@ class AuditStudy(Study):
         )
 
     def parts(self, workspace: Workspace, failures: Mapping[str, Failure], cache: Path) -> Iterator[Part]:
-        """Yield the audit and, where defenses on the answers were tried, leak against price."""
+        """Yield the audit, what fewer queries give and, where there are defenses on the answers, what these change."""
         found = self.evaluate(workspace, failures, cache)
         yield found
+        asked = curve_recipes(self._unlabelled, workspace, failures)
+        if NAMED in asked:
+            yield curve(asked, self._unlabelled[0].persona.name.capitalize(), self.seeds, workspace, failures)
         if len(found.deals) > 1:
             yield Plane.make(
                 name="plane",
@@ -152,6 +166,13 @@ class AuditStudy(Study):
                 seeds=self.seeds,
                 notes=(PLANE_NOTE,),
                 deals=found.deals,
+            )
+            yield Heat.make(
+                name="heat",
+                header="Every thief against every defense",
+                title="Points beyond the best reference with the same means, tuned; bold where the interval excludes 0",
+                seeds=self.seeds,
+                maps=tuple(_maps(found)),
             )
 
     def _offer(self, policy: str | None, workspace: Workspace, cache: Path) -> Offer:
@@ -166,6 +187,24 @@ class AuditStudy(Study):
         twin = self.victim.adversary if isinstance(self.victim, Recipe) else None
         before = None if twin is None else worth(twin, self.set, None, workspace, cache)
         return Offer(subject, now, before, "its normal twin")
+
+
+def _maps(found: Audit) -> Iterator[HeatMap]:
+    """Yield of each person what every thief gains behind every defense."""
+    defenses = {deal.name: deal.label for deal in found.deals}
+    for person in dict.fromkeys(front.name.partition(",")[0] for front in found.fronts):
+        gains = {
+            front.name.partition(", ")[2]: {rival.name: rival.gain for rival in front.rivals if rival.role == "thief"}
+            for front in found.fronts
+            if front.name.partition(",")[0] == person
+        }
+        thieves = sorted({name for by in gains.values() for name in by})
+        spots = tuple(tuple(_spot(gains[name].get(thief)) for thief in thieves) for name in defenses)
+        yield HeatMap(person=person, defenses=tuple(defenses.values()), thieves=tuple(thieves), spots=spots)
+
+
+def _spot(gain: Gain | None) -> Spot | None:
+    return None if gain is None else Spot(mean=gain.mean, low=gain.low, high=gain.high)
 
 
 def _deal(policy: str | None, offer: Offer, contests: Sequence[Contest]) -> Deal:
@@ -192,25 +231,25 @@ def _contest(arms: Sequence[Arm], workspace: Workspace, failures: Mapping[str, F
         failures: Why runs have no result, by hash.
         fronts: How many persons share the error.
     """
-    rivals, values, heldout = [], {}, {}
+    rivals, values = [], {}
     for arm in arms:
         rival = _rival(arm, workspace, failures)
         rivals.append(rival)
         values[arm.name] = {int(seed): value for seed, value in rival.tuned.values.items()}
-        heldout[arm.name] = rival.heldout
     thieves = {arm.name: values[arm.name] for arm in arms if arm.thief and values[arm.name]}
     references = {arm.name: values[arm.name] for arm in arms if not arm.thief and values[arm.name]}
-    known = {name: score for name in thieves if (score := heldout[name]) is not None}
-    favourite = max(known, key=lambda name: known[name]) if known else None
+    favoured = favourite(arms, workspace)
+    best = None if favoured is None else favoured.name
     images = next((rival.tuned.images for rival in rivals if rival.tuned.images), None)
-    found = gains(thieves, references, favourite, error=ERROR / fronts, resolution=100 / images if images else 0.0)
+    resolution = 100 / images if images else 0.0
+    found = gains(thieves, references, best, error=ERROR / fronts, resolution=resolution)
     persona, policy = arms[0].persona, arms[0].policy
     behind = "" if policy is None else f", behind {policy}"
     front = Front(
         name=persona.name if policy is None else f"{persona.name}, {policy}",
         title=f"{persona.name.capitalize()}{behind}",
         about=persona.about,
-        favourite=favourite,
+        favourite=best,
         rivals=tuple(sorted((_with_gain(rival, found) for rival in rivals), key=_rank)),
     )
     return Contest(front, found)

@@ -86,10 +86,13 @@ def _headline(contests: Sequence[Contest], margin: float) -> str:
         found = [(best, c) for c in contests for best in c.gains.values() if best.verdict == "leak"]
         best, contest = max(found, key=lambda one: one[0].difference.mean)
         who = contest.front.title.partition(",")[0].lower()
-        return f"Soft answers leak: they give the {who} {gap(best.difference)} beyond labels."
+        beyond = "the named class" if best.reference == NAMED else "labels alone"
+        return f"Soft answers leak: they give the {who} {gap(best.difference)} beyond {beyond}."
     most = max(best.difference.high or 0.0 for best in everything.values())
     if verdict == "undistillable":
-        return f"Undistillable under this suite: no thief gains more than {points(max(most, 0.0))}."
+        return (
+            f"Undistillable under this suite: no thief gains {f'more than {points(most)}' if most > 0 else 'a thing'}."
+        )
     return f"Not decided: a thief may gain up to {points(max(most, 0.0))}. More seeds tell more."
 
 

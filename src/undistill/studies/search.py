@@ -20,7 +20,7 @@ from undistill.registry import Spec
 from undistill.run import Run
 from undistill.workspace import Workspace
 
-__all__ = ["LR_FACTORS", "Tuned", "settings", "with_epochs"]
+__all__ = ["LR_FACTORS", "Tuned", "changed", "settings", "settled", "with_epochs"]
 
 LR_FACTORS = Range(0.25, 4, log=True)
 """By what the learning rate is multiplied: the scale of a loss is a rate, and losses differ in scale."""
@@ -76,7 +76,7 @@ class Tuned:
     def whole(self) -> tuple[Recipe, ...]:
         """Every setting for all epochs, the published one first."""
         tried = settings(self.method, self.trials)
-        return tuple(_changed(self.base, method=method, lr=self.base.lr * factor) for method, factor in tried)
+        return tuple(changed(self.base, method=method, lr=self.base.lr * factor) for method, factor in tried)
 
     @cached_property
     def short(self) -> tuple[Recipe, ...]:
@@ -94,11 +94,11 @@ class Tuned:
         """Yield what is wanted now: short trials, then whole ones of the best, then the best with fresh seeds."""
         yield from self.published
         yield from self.short
-        if not _settled(self.short, workspace, failed):
+        if not settled(self.short, workspace, failed):
             return
         kept = self._kept(workspace)
         yield from kept
-        if _settled(kept, workspace, failed) and (best := _best(kept, workspace)) is not None:
+        if settled(kept, workspace, failed) and (best := _best(kept, workspace)) is not None:
             yield from self._fresh(best)
 
     def best(self, workspace: Workspace) -> tuple[Recipe, ...]:
@@ -134,10 +134,10 @@ class Tuned:
         return tuple(self.whole[at] for at in sorted(chosen))
 
     def _fresh(self, recipe: Recipe) -> tuple[Recipe, ...]:
-        return tuple(_changed(recipe, seed=seed) for seed in self.seeds)
+        return tuple(changed(recipe, seed=seed) for seed in self.seeds)
 
 
-def _settled(recipes: Sequence[Recipe], workspace: Workspace, failed: Collection[str]) -> bool:
+def settled(recipes: Sequence[Recipe], workspace: Workspace, failed: Collection[str]) -> bool:
     """Whether each has its result or will have none."""
     return all(recipe.hash in failed or workspace.find(recipe) is not None for recipe in recipes)
 
@@ -158,10 +158,10 @@ def _scores(recipes: Sequence[Recipe], workspace: Workspace) -> dict[int, float]
 def with_epochs(recipe: Recipe, epochs: int) -> Recipe:
     """Return a recipe for another number of epochs; its milestones move in proportion."""
     milestones = tuple(sorted({at * epochs // recipe.epochs for at in recipe.milestones} - {0}))
-    return _changed(recipe, epochs=epochs, milestones=milestones)
+    return changed(recipe, epochs=epochs, milestones=milestones)
 
 
-def _changed(recipe: Recipe, **fields: Any) -> Recipe:
+def changed(recipe: Recipe, **fields: Any) -> Recipe:
     """Return another recipe, checked like any; its sources stay what they are, whatever seed it has."""
     kept = {key: getattr(recipe, key) for key in Recipe.model_fields if key not in ("name", "folder", "code")}
     return make_recipe({**kept, **fields})
