@@ -183,7 +183,7 @@ class AuditStudy(Study):
             subject += f", {method_label(self.victim.method)}"
         if policy is not None:
             bare = worth(self.victim, self.set, None, workspace, cache)
-            return Offer(f"{subject}, behind {policy}", now, bare, "its answers without that defense")
+            return Offer(f"{subject}, behind {policy}", now, bare, "its answers without that defense", behind=True)
         twin = self.victim.adversary if isinstance(self.victim, Recipe) else None
         before = None if twin is None else worth(twin, self.set, None, workspace, cache)
         return Offer(subject, now, before, "its normal twin")
@@ -192,11 +192,11 @@ class AuditStudy(Study):
 def _maps(found: Audit) -> Iterator[HeatMap]:
     """Yield of each person what every thief gains behind every defense."""
     defenses = {deal.name: deal.label for deal in found.deals}
-    for person in dict.fromkeys(front.name.partition(",")[0] for front in found.fronts):
+    for person in dict.fromkeys(front.person for front in found.fronts):
         gains = {
             front.name.partition(", ")[2]: {rival.name: rival.gain for rival in front.rivals if rival.role == "thief"}
             for front in found.fronts
-            if front.name.partition(",")[0] == person
+            if front.person == person
         }
         thieves = sorted({name for by in gains.values() for name in by})
         spots = tuple(tuple(_spot(gains[name].get(thief)) for thief in thieves) for name in defenses)
@@ -218,7 +218,7 @@ def _strongest(contest: Contest) -> Iterator[Leak]:
     known = [(best, ends) for best, ends in gains if ends is not None]
     if known:
         best, (low, high) = max(known, key=lambda one: (one[0].verdict == "leak", one[0].difference.mean))
-        person = contest.front.name.partition(",")[0]
+        person = contest.front.person
         yield Leak(person=person, thief=best.candidate, mean=best.difference.mean, low=low, high=high)
 
 

@@ -53,12 +53,14 @@ class Offer:
         now: What its answers are worth.
         before: What they would be worth without the defense; None where there is none, or no twin.
         without: What that is, in words.
+        behind: Whether there is a defense on its answers.
     """
 
     subject: str
     now: Worth
     before: Worth | None
     without: str
+    behind: bool = False
 
 
 def finding(offer: Offer, contests: Sequence[Contest], margin: float) -> Finding:
@@ -69,8 +71,8 @@ def finding(offer: Offer, contests: Sequence[Contest], margin: float) -> Finding
         contests: One a person.
         margin: Points that a thief may gain without it being called a leak.
     """
-    items = [(contest.front.title, _leak(contest)) for contest in contests]
-    items += [("Clone", told)] if (told := _clone(contests)) else []
+    items = [(contest.front.person.capitalize(), _leak(contest)) for contest in contests]
+    items += [("Clone", told)] if not offer.behind and (told := _clone(contests)) else []
     items.append(("Price", _price(offer)))
     return Finding(subject=offer.subject, headline=_headline(contests, margin), items=tuple(items))
 
@@ -85,7 +87,7 @@ def _headline(contests: Sequence[Contest], margin: float) -> str:
     if verdict == "leaks":
         found = [(best, c) for c in contests for best in c.gains.values() if best.verdict == "leak"]
         best, contest = max(found, key=lambda one: one[0].difference.mean)
-        who = contest.front.title.partition(",")[0].lower()
+        who = contest.front.person
         beyond = "the named class" if best.reference == NAMED else "labels alone"
         return f"Soft answers leak: they give the {who} {gap(best.difference)} beyond {beyond}."
     most = max(best.difference.high or 0.0 for best in everything.values())
@@ -121,7 +123,7 @@ def _highest(contest: Contest) -> float:
 def _clone(contests: Sequence[Contest]) -> str:
     """Say how far the named class alone goes, for those who have no labels."""
     told = [
-        f"{_percent(rival.fidelity)} ({contest.front.title.lower()})"
+        f"{_percent(rival.fidelity)} ({contest.front.person})"
         for contest in contests
         for rival in contest.front.rivals
         if rival.name == NAMED and rival.fidelity is not None and rival.fidelity.mean is not None

@@ -51,6 +51,7 @@ class Grid:
         rows: Top to bottom.
         of_text: Whether the cells are text, too, and stand to the left.
         printed: How the paper's numbers are called.
+        folded: Whether a page shows it on demand only.
     """
 
     caption: str
@@ -59,6 +60,7 @@ class Grid:
     rows: tuple[GridRow, ...]
     of_text: bool = False
     printed: str = "paper"
+    folded: bool = False
 
     @property
     def lines(self) -> Iterator[tuple[GridRow, bool, list[str]]]:

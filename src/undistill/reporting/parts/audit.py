@@ -78,6 +78,16 @@ class Front(Plain):
     favourite: str | None
     rivals: tuple[Rival, ...]
 
+    @property
+    def person(self) -> str:
+        """Who learns, whatever the defense on the answers."""
+        return self.name.partition(", ")[0]
+
+    @property
+    def behind(self) -> bool:
+        """Whether there is a defense on the answers."""
+        return self.person != self.name
+
 
 @register_part("audit")
 class Audit(Findings):
@@ -101,7 +111,8 @@ class Audit(Findings):
         for front in self.fronts:
             rows = tuple(_row(rival, rival.name == front.favourite, self.seeds) for rival in front.rivals)
             columns = ("tuned", "beyond the best reference", "as published", "fidelity", "held-out", "settings")
-            yield Grid(f"{front.title}: {front.about}", ("Learns by",), columns, rows)
+            caption = front.title if front.behind else f"{front.title}: {front.about}"
+            yield Grid(caption, ("Learns by",), columns, rows, folded=front.behind)
 
     def cells(self) -> Iterator[tuple[str, str, float | str, Cell]]:
         """Yield front, way to learn, no x, and cell."""
@@ -112,11 +123,15 @@ class Audit(Findings):
     @property
     def drawn(self) -> bool:
         """Whether a thief was compared."""
-        return any(rival.gain is not None for front in self.fronts for rival in front.rivals)
+        return any(rival.gain is not None for front in self.fronts for rival in front.rivals if not front.behind)
 
     def draw(self) -> Figure:
-        """Return a line a thief: what it has beyond the best reference, and its interval; zero, and the margin."""
-        fronts = [(front, [one for one in front.rivals if one.gain is not None]) for front in self.fronts]
+        """Return a line a thief: what it has beyond the best reference, and its interval; zero, and the margin.
+
+        Shown is the victim as it is: a map of colors shows what defenses on its answers change.
+        """
+        plain = [front for front in self.fronts if not front.behind]
+        fronts = [(front, [one for one in front.rivals if one.gain is not None]) for front in plain]
         fronts = [(front, rivals) for front, rivals in fronts if rivals]
         lines = sum(len(rivals) for _, rivals in fronts)
         figure = new_figure(_WIDTH, _LINE * lines + _HEAD * len(fronts) + _AROUND)

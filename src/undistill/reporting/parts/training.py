@@ -64,7 +64,7 @@ class Training(Part):
                 GridRow((course.label,), (Shown(f"{fmean(curve[-1][1] for curve in course.curves):.2f}"),))
                 for course in chart.courses
             )
-            yield Grid(chart.title, ("",), ("at the last epoch",), rows)
+            yield Grid(chart.title, ("",), ("at the last epoch",), rows, folded=True)
 
     @property
     def drawn(self) -> bool:
