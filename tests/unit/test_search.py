@@ -12,7 +12,8 @@ from undistill.attacks import ATTACKS
 from undistill.methods import REFERENCES, build_method, method_class
 from undistill.objective import Range
 from undistill.recipe import Recipe, load_recipe
-from undistill.studies.leak import gains, judge
+from undistill.reporting.parts.audit import Gain, judge
+from undistill.studies.leak import gains
 from undistill.studies.search import LR_FACTORS, Tuned, settings, with_epochs
 
 METHODS = [name for registry in (ATTACKS, REFERENCES) for name in registry.names()]
@@ -111,6 +112,12 @@ def _suite(leak: float, generator: object) -> tuple[dict[str, dict[int, float]],
     return {name: of for name, of in found.items() if "thief" in name}, {name: found[name] for name in names[:2]}
 
 
+def _judged(thieves: dict[str, dict[int, float]], references: dict[str, dict[int, float]], favourite: str) -> str:
+    found = gains(thieves, references, favourite)
+    ends = {name: best.difference.ends for name, best in found.items()}
+    return judge([Gain(mean=0, low=e[0], high=e[1], beyond="") if e else None for e in ends.values()], margin=1.0)
+
+
 def test_a_planted_leak_is_found_and_none_is_not() -> None:
     import numpy as np
 
@@ -118,7 +125,7 @@ def test_a_planted_leak_is_found_and_none_is_not() -> None:
     told = {}
     for leak in (0.0, 5.0):
         suites = [_suite(leak, generator) for _ in range(400)]
-        told[leak] = [judge(gains(*suite, "thief0"), margin=1.0) == "leaks" for suite in suites]
+        told[leak] = [_judged(*suite, "thief0") == "leaks" for suite in suites]
     assert sum(told[5.0]) >= 380  # 19 of 20
     assert sum(told[0.0]) <= 20
 
@@ -127,7 +134,7 @@ def test_a_leak_of_a_thief_that_nobody_favoured_is_found_too() -> None:
     import numpy as np
 
     generator = np.random.default_rng(1)
-    told = [judge(gains(*_suite(5.0, generator), "thief3"), margin=1.0) == "leaks" for _ in range(200)]
+    told = [_judged(*_suite(5.0, generator), "thief3") == "leaks" for _ in range(200)]
     assert sum(told) >= 190
 
 
@@ -153,11 +160,11 @@ def test_the_error_is_shared_by_weight() -> None:
     ],
 )
 def test_a_judgement_says_no_more_than_its_intervals(low: float, high: float, margin: float, verdict: str) -> None:
-    from undistill.functional import Best, Difference
-
-    best = Best("kd", "ce", Difference((low + high) / 2, low, high, 0.5, 5, "seeds"))
-    assert judge({"kd": best}, margin) == verdict
+    gain = Gain(mean=(low + high) / 2, low=low, high=high, beyond="ce")
+    assert judge([gain], margin) == verdict
+    # Of a thief that failed nothing is known, and nothing is promised.
+    assert judge([gain, None], margin) == ("leaks" if verdict == "leaks" else "not decided")
 
 
 def test_nothing_compared_decides_nothing() -> None:
-    assert judge({}, 1.0) == "not decided"
+    assert judge([], 1.0) == "not decided"

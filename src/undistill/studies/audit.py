@@ -20,7 +20,7 @@ from undistill.functional import Best, mean_interval
 from undistill.recipe import Recipe, Source, load_recipe, make_recipe
 from undistill.registry import Spec
 from undistill.reporting.parts import Part
-from undistill.reporting.parts.audit import Audit, Front, Gain, Rival
+from undistill.reporting.parts.audit import Audit, Front, Gain, Rival, judge
 from undistill.reporting.parts.heat import Heat, HeatMap, Spot
 from undistill.reporting.parts.plane import Deal, Leak, Plane
 from undistill.reporting.wording import method_label, model_label
@@ -29,7 +29,7 @@ from undistill.studies.audit_curve import curve, curve_recipes, favourite
 from undistill.studies.audit_words import PLANE_NOTE, Contest, Offer, finding, suite_note
 from undistill.studies.cells import common, make_cell
 from undistill.studies.changes import Changes, adapt
-from undistill.studies.leak import ERROR, gains, judge
+from undistill.studies.leak import ERROR, gains
 from undistill.studies.search import Tuned, with_epochs
 from undistill.studies.study import STUDIES, Keep, Study
 from undistill.studies.suite import NAMED, Persona, personas, suite_of, thieves
@@ -130,7 +130,6 @@ class AuditStudy(Study):
         }
         offers = {policy: self._offer(policy, workspace, cache) for policy in dict.fromkeys(key[0] for key in fronts)}
         behind = {policy: [one for key, one in contests.items() if key[0] == policy] for policy in offers}
-        everything = {f"{at} {name}": best for at, one in enumerate(behind[None]) for name, best in one.gains.items()}
         shown = [contest.front for contest in contests.values()]
         trials = max(arm.tuned.trials for arm in self.arms)
         named = [
@@ -144,7 +143,7 @@ class AuditStudy(Study):
             header="Audit",
             about=f"Data set {self.set}.",
             findings=tuple(finding(offers[policy], behind[policy], self.margin) for policy in offers),
-            judgement=judge(everything, self.margin),
+            judgement=judge([gain for one in behind[None] for gain in one.front.gains], self.margin),
             margin=self.margin,
             fronts=tuple(shown),
             deals=tuple(_deal(policy, offers[policy], behind[policy]) for policy in offers),
@@ -194,7 +193,7 @@ def _maps(found: Audit) -> Iterator[HeatMap]:
     defenses = {deal.name: deal.label for deal in found.deals}
     for person in dict.fromkeys(front.person for front in found.fronts):
         gains = {
-            front.name.partition(", ")[2]: {rival.name: rival.gain for rival in front.rivals if rival.role == "thief"}
+            front.defense: {rival.name: rival.gain for rival in front.rivals if rival.role == "thief"}
             for front in found.fronts
             if front.person == person
         }
@@ -306,7 +305,6 @@ def _gain(best: Best | None) -> Gain | None:
     return Gain(mean=best.difference.mean, low=low, high=high, beyond=best.reference)
 
 
-@STUDIES.register("audit")
 def audit(
     *,
     seeds: int,
@@ -387,6 +385,9 @@ def audit(
         suite,
         tuple(dict.fromkeys(name for name in fitting if name not in tried)),
     )
+
+
+STUDIES.register("audit")(audit)  # as a decorator it would hide what is returned
 
 
 def _base(victim: str | Mapping[str, Any], student: dict[str, Any], access: str) -> Recipe:

@@ -8,10 +8,10 @@ from dataclasses import dataclass
 from undistill.functional import Best, clip
 from undistill.functional.statistics import Interval
 from undistill.reporting.cell import Cell
-from undistill.reporting.parts.audit import Front
+from undistill.reporting.parts.audit import Front, judge
 from undistill.reporting.parts.findings import Finding
 from undistill.reporting.wording import gap, join, points, seeds, signed
-from undistill.studies.leak import ERROR, judge
+from undistill.studies.leak import ERROR
 from undistill.studies.suite import NAMED
 from undistill.studies.worth import MEASURES, Worth, price
 
@@ -78,19 +78,19 @@ def finding(offer: Offer, contests: Sequence[Contest], margin: float) -> Finding
 
 
 def _headline(contests: Sequence[Contest], margin: float) -> str:
-    everything = {f"{at} {name}": best for at, c in enumerate(contests) for name, best in c.gains.items()}
-    if not any(rival.role == "thief" for contest in contests for rival in contest.front.rivals):
+    gains = [gain for contest in contests for gain in contest.front.gains]
+    if not gains:
         return "It gives no soft answers that could leak."
-    if not everything:
+    if not any(gains):
         return "What soft answers leak was not measured."
-    verdict = judge(everything, margin)
+    verdict = judge(gains, margin)
     if verdict == "leaks":
         found = [(best, c) for c in contests for best in c.gains.values() if best.verdict == "leak"]
         best, contest = max(found, key=lambda one: one[0].difference.mean)
         who = contest.front.person
         beyond = "the named class" if best.reference == NAMED else "labels alone"
         return f"Soft answers leak: they give the {who} {gap(best.difference)} beyond {beyond}."
-    most = max(best.difference.high or 0.0 for best in everything.values())
+    most = max(gain.high for gain in gains if gain is not None)
     if verdict == "undistillable":
         return (
             f"Undistillable under this suite: no thief gains {f'more than {points(most)}' if most > 0 else 'a thing'}."

@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Literal
 
 from undistill.functional import Best, best_of
 
-__all__ = ["ERROR", "Judgement", "gains", "judge"]
+__all__ = ["ERROR", "gains"]
 
 ERROR = 0.05
 """The chance, over all thieves and persons of an audit, of saying that there is a leak where there is none."""
-
-Judgement = Literal["leaks", "undistillable", "not decided"]
 
 
 def gains(
@@ -47,22 +44,3 @@ def gains(
         if best is not None and best.difference.ends is not None:
             found[name] = best
     return found
-
-
-def judge(found: Mapping[str, Best], margin: float) -> Judgement:
-    """Return what intervals of gains say together.
-
-    Args:
-        found: As of ``gains``, of one person or of several.
-        margin: Points that a thief may gain without it being called a leak, 0 or more.
-
-    Returns:
-        ``leaks`` where an interval lies above 0; ``undistillable`` where there are intervals and none reaches above the
-        margin; ``not decided`` otherwise.
-    """
-    ends = [best.difference.ends for best in found.values() if best.difference.ends is not None]
-    if any(low > 0 for low, _ in ends):
-        return "leaks"
-    if ends and len(ends) == len(found) and all(high <= margin for _, high in ends):
-        return "undistillable"
-    return "not decided"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Literal
 
 from undistill.reporting.cell import Cell, Plain, Shown, show
@@ -16,7 +16,9 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-__all__ = ["Audit", "Front", "Gain", "Rival"]
+__all__ = ["Audit", "Front", "Gain", "Judgement", "Rival", "judge"]
+
+Judgement = Literal["leaks", "undistillable", "not decided"]
 
 _WIDTH, _LINE, _HEAD, _AROUND = 6.5, 0.22, 0.3, 1.1  # inches
 
@@ -84,9 +86,32 @@ class Front(Plain):
         return self.name.partition(", ")[0]
 
     @property
-    def behind(self) -> bool:
-        """Whether there is a defense on the answers."""
-        return self.person != self.name
+    def defense(self) -> str:
+        """Spec of the defense on the answers; ``""`` for none."""
+        return self.name.partition(", ")[2]
+
+    @property
+    def gains(self) -> list[Gain | None]:
+        """Those of all thieves."""
+        return [rival.gain for rival in self.rivals if rival.role == "thief"]
+
+
+def judge(gains: Sequence[Gain | None], margin: float) -> Judgement:
+    """Return what the gains of all thieves say together.
+
+    Args:
+        gains: One a thief; None for a thief of whom there is none, about whom nothing is known.
+        margin: Points that a thief may gain without it being called a leak, 0 or more.
+
+    Returns:
+        ``leaks`` where an interval lies above 0; ``undistillable`` where there are thieves, all are known, and no
+        interval reaches above the margin; ``not decided`` otherwise.
+    """
+    if any(gain is not None and gain.low > 0 for gain in gains):
+        return "leaks"
+    if gains and all(gain is not None and gain.high <= margin for gain in gains):
+        return "undistillable"
+    return "not decided"
 
 
 @register_part("audit")
@@ -101,18 +126,22 @@ class Audit(Findings):
     """
 
     kind: str = "audit"
-    judgement: Literal["leaks", "undistillable", "not decided"]
+    judgement: Judgement
     margin: float
     fronts: tuple[Front, ...]
     deals: tuple[Deal, ...]
+
+    def verdict_of(self, defense: str) -> Judgement:
+        """Return the judgement on the victim behind a defense on its answers; ``""`` for none."""
+        return judge([gain for front in self.fronts if front.defense == defense for gain in front.gains], self.margin)
 
     def grids(self) -> Iterator[Grid]:
         """Yield a table a front: a row a way to learn."""
         for front in self.fronts:
             rows = tuple(_row(rival, rival.name == front.favourite, self.seeds) for rival in front.rivals)
             columns = ("tuned", "beyond the best reference", "as published", "fidelity", "held-out", "settings")
-            caption = front.title if front.behind else f"{front.title}: {front.about}"
-            yield Grid(caption, ("Learns by",), columns, rows, folded=front.behind)
+            caption = front.title if front.defense else f"{front.title}: {front.about}"
+            yield Grid(caption, ("Learns by",), columns, rows, folded=bool(front.defense))
 
     def cells(self) -> Iterator[tuple[str, str, float | str, Cell]]:
         """Yield front, way to learn, no x, and cell."""
@@ -123,14 +152,14 @@ class Audit(Findings):
     @property
     def drawn(self) -> bool:
         """Whether a thief was compared."""
-        return any(rival.gain is not None for front in self.fronts for rival in front.rivals if not front.behind)
+        return any(rival.gain is not None for front in self.fronts for rival in front.rivals if not front.defense)
 
     def draw(self) -> Figure:
         """Return a line a thief: what it has beyond the best reference, and its interval; zero, and the margin.
 
         Shown is the victim as it is: a map of colors shows what defenses on its answers change.
         """
-        plain = [front for front in self.fronts if not front.behind]
+        plain = [front for front in self.fronts if not front.defense]
         fronts = [(front, [one for one in front.rivals if one.gain is not None]) for front in plain]
         fronts = [(front, rivals) for front, rivals in fronts if rivals]
         lines = sum(len(rivals) for _, rivals in fronts)
