@@ -27,7 +27,21 @@ from undistill.console import make_console, watch
 from undistill.recipe import make_recipe
 from undistill.studies.study import list_studies
 
-VERBS = ("demo", "train", "defend", "attack", "audit", "report", "list", "show", "data", "doctor", "bench", "reproduce")
+VERBS = (
+    "demo",
+    "train",
+    "defend",
+    "attack",
+    "audit",
+    "leaderboard",
+    "report",
+    "list",
+    "show",
+    "data",
+    "doctor",
+    "bench",
+    "reproduce",
+)
 TINY = ("data=digits", "model=cnn(channels=4)", "epochs=2", "lr=0.05")
 
 

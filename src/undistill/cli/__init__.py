@@ -17,7 +17,21 @@ import typer
 from typer.main import get_command
 
 from undistill._version import __version__
-from undistill.cli import attack, audit, bench, data, defend, demo, doctor, listing, report, reproduce, show, train
+from undistill.cli import (
+    attack,
+    audit,
+    bench,
+    data,
+    defend,
+    demo,
+    doctor,
+    leaderboard,
+    listing,
+    report,
+    reproduce,
+    show,
+    train,
+)
 from undistill.errors import RecipeError, UndistillError
 
 __all__ = ["app", "main"]
@@ -39,6 +53,7 @@ app.command(epilog=attack.EXAMPLES)(attack.attack)
 app.command(epilog=audit.EXAMPLES)(audit.audit)
 app.command(cls=reproduce.Reproduce, epilog=reproduce.EXAMPLES)(reproduce.reproduce)
 app.command()(report.report)
+app.add_typer(leaderboard.app, name="leaderboard")
 app.command("list")(listing.list_)
 app.command()(show.show)
 app.add_typer(data.app, name="data")

@@ -20,7 +20,7 @@ def list_(
     ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """List models, data sets, methods, packaged recipes and studies."""
+    """List models, data sets, methods, recipes and studies."""
     if kind is not None and kind not in KINDS:
         raise UnknownNameError("list", kind, KINDS)
     found = {

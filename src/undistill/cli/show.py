@@ -30,7 +30,7 @@ def show(
     runs: Runs = None,
     as_json: AsJson = False,
 ) -> None:
-    """Show a run, a method, a model, a data set, a recipe or a study.
+    """Show a run, method, model, data set, recipe or study.
 
     A recipe is shown with every field resolved.
     """

@@ -134,8 +134,10 @@ def to_html(document: Document, figures: Mapping[str, Figure]) -> str:
         name: _inline(figure, name, f"{parts[name].heading}: {parts[name].title}") for name, figure in figures.items()
     }
     style = Markup(environment.get_template("style.css").render())  # ours, and free of anything to escape
+    sorts = any(grid.sortable for part in document.parts for grid in part.grids())
+    sorting = Markup(environment.get_template("sort.js").render()) if sorts else ""
     return environment.get_template("page.html").render(
-        document=document, pictures=pictures, style=style, version=__version__
+        document=document, pictures=pictures, style=style, sorting=sorting, version=__version__
     )
 
 

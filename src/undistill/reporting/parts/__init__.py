@@ -52,6 +52,7 @@ class Grid:
         of_text: Whether the cells are text, too, and stand to the left.
         printed: How the paper's numbers are called.
         folded: Whether a page shows it on demand only.
+        sortable: Whether a page sorts it by the column that is clicked.
     """
 
     caption: str
@@ -61,6 +62,7 @@ class Grid:
     of_text: bool = False
     printed: str = "paper"
     folded: bool = False
+    sortable: bool = False
 
     @property
     def lines(self) -> Iterator[tuple[GridRow, bool, list[str]]]:

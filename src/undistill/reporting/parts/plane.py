@@ -27,6 +27,7 @@ PRICES = {
 
 _DRAWN = ("accuracy", "nll", "aurc")
 _MARKERS = "os^Dv"
+_SHORT = 42  # characters, of which two stand side by side
 _WIDTH, _HEIGHT, _LINE = 6.5, 2.6, 0.16  # inches
 _LABEL_ONLY = "label_only"
 
@@ -83,7 +84,7 @@ class Plane(Part):
         """Yield one table: a row a defense, what it costs, and what leaks."""
         columns = (*(f"{label}, {unit}" for label, unit, _ in PRICES.values()), *(f"leak, {p}" for p in self._persons))
         rows = tuple(GridRow((deal.label,), (*self._costs(deal), *self._leaks(deal))) for deal in self.deals)
-        yield Grid("", ("Defense on the answers",), columns, rows)
+        yield Grid("", ("Defense",), columns, rows)
 
     def _costs(self, deal: Deal) -> Iterator[Shown | None]:
         for measure in PRICES:
@@ -103,7 +104,8 @@ class Plane(Part):
     def draw(self) -> Figure:
         """Return a panel a price: a color a defense, a marker a person, and what hiding all but the class would be."""
         across = len(_DRAWN)
-        figure = new_figure(_WIDTH, _HEIGHT + _LINE * (len(self.deals) + 1) / 2)
+        columns = 2 if max(len(deal.label) for deal in self.deals) <= _SHORT else 1
+        figure = new_figure(_WIDTH, _HEIGHT + _LINE * (len(self.deals) + len(self._persons)) / columns)
         panels = figure.subplots(1, across, sharey=True, squeeze=False)[0]
         for axes, measure in zip(panels, _DRAWN, strict=True):
             self._panel(axes, measure)
@@ -116,7 +118,7 @@ class Plane(Part):
             handle(color=SOFT, marker=marker, linestyle="", label=person)
             for person, marker in zip(self._persons, _MARKERS, strict=False)
         ]
-        figure.legend(handles=[*colors, *persons], loc="outside lower center", ncols=2)
+        figure.legend(handles=[*colors, *persons], loc="outside lower center", ncols=columns)
         return figure
 
     def _panel(self, axes: Axes, measure: str) -> None:
