@@ -23,8 +23,10 @@ from undistill.data.loader import Batch
 from undistill.objective import Nets
 from undistill.victim import Victim
 
-FROM_ANSWERS = [
-    name for name in ATTACKS.names() if ATTACKS[name].images == "train" and ATTACKS[name].access <= Access.LOGITS
+FROM_ANSWERS = [  # to a student that need not have layers
+    name
+    for name, attack in ((name, ATTACKS[name]) for name in ATTACKS.names())
+    if attack.images == "train" and attack.access <= Access.LOGITS and "modules" not in vars(attack)
 ]
 
 
