@@ -14,12 +14,14 @@ from torch import Tensor, nn
 import undistill.attacks.rkd
 from undistill.attacks import Attack, StepOutput
 from undistill.attacks.rkd import RKD
+from undistill.attacks.similarity import Similarity
 from undistill.data.loader import Batch
+from undistill.errors import ShapeError, UnknownNameError
 from undistill.objective import Nets
 from undistill.victim import Access, Victim
 
 ROWS = 7
-both = pytest.mark.parametrize("attack", [RKD()], ids=lambda attack: attack.name)
+both = pytest.mark.parametrize("attack", [RKD(), Similarity()], ids=lambda attack: attack.name)
 
 
 class Given(nn.Module):
@@ -103,6 +105,18 @@ def test_rkd_takes_a_large_batch_in_parts(monkeypatch: pytest.MonkeyPatch) -> No
     assert float(plain.loss) == pytest.approx(float(plain.logs["ce"]))  # one image has no relations
 
 
+def test_similarity_is_its_formula() -> None:
+    theirs, ours = draw()
+    out, _ = step(Similarity(weight=5.0), theirs, ours)
+    similarities = []
+    for features in (theirs.double(), ours.double()):
+        rows = [[float(a @ b) for b in features] for a in features]
+        similarities.append([[value / math.hypot(*row) for value in row] for row in rows])
+    apart = np.square(np.subtract(*similarities)).sum() / ROWS**2
+    assert float(out.logs["apart"]) == pytest.approx(apart, rel=1e-5)
+    assert float(out.loss) == pytest.approx(float(out.logs["ce"]) + 5 * apart, rel=1e-5)
+
+
 @both
 def test_what_turns_or_stretches_all_features_does_not_matter(attack: Attack) -> None:
     theirs, other = draw()
@@ -164,3 +178,25 @@ def test_gradient_goes_down_to_the_victims_relations(attack: Attack) -> None:
         (out.loss - out.logs["ce"]).backward()
         optimizer.step()
     assert last < 0.1 * first
+
+
+def test_similarity_of_named_layers() -> None:
+    torch.manual_seed(0)
+    nets = [
+        nn.Sequential(nn.Conv2d(1, width, 3), nn.ReLU(), nn.Flatten(1), nn.Linear(36 * width, 3)) for width in (2, 5)
+    ]
+    student, teacher = nets
+    victim = Victim(teacher, access=Access.FEATURES)
+    x, y = torch.randn(ROWS, 1, 8, 8), torch.arange(ROWS) % 3
+    out = Similarity(layer="0", victim_layer="1").step(Batch(x, y, y), Nets(student, victim=victim))
+    maps = student[0](x).flatten(1), teacher[:2](x).flatten(1)
+    ours, theirs = (nn.functional.normalize(f @ f.T, dim=1) for f in maps)
+    torch.testing.assert_close(out.logs["apart"], nn.functional.mse_loss(ours, theirs))
+    for wrong in ({"layer": "9"}, {"victim_layer": "9"}):
+        with pytest.raises(UnknownNameError, match="unknown module '9'"):
+            Similarity(**wrong).step(Batch(x, y, y), Nets(student, victim=victim))
+    idle = nn.Sequential(nn.Flatten(1), nn.Linear(64, 3))
+    idle.register_module("idle", nn.ReLU())
+    idle.forward = lambda x: idle[1](idle[0](x))  # type: ignore[method-assign]
+    with pytest.raises(ShapeError, match="module 'idle' of Sequential did not run"):
+        Similarity(layer="idle").step(Batch(x, y, y), Nets(idle, victim=victim))
