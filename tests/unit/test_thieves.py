@@ -7,7 +7,7 @@ import itertools
 import numpy as np
 import pytest
 import torch
-from scipy import stats
+from scipy import special, stats
 from torch import Tensor, nn
 
 from undistill.attacks import ATTACKS, Access, Attack, StepOutput
@@ -15,6 +15,7 @@ from undistill.attacks.averager import Averager
 from undistill.attacks.dist import DIST
 from undistill.attacks.dkd import DKD
 from undistill.attacks.kd import KD
+from undistill.attacks.label_correcting import LabelCorrecting
 from undistill.attacks.logit_standardization import LogitStandardization
 from undistill.attacks.mkd import MKD
 from undistill.data.dataset import Frame
@@ -22,8 +23,10 @@ from undistill.data.loader import Batch
 from undistill.objective import Nets
 from undistill.victim import Victim
 
-FROM_ANSWERS = [
-    name for name in ATTACKS.names() if ATTACKS[name].images == "train" and ATTACKS[name].access <= Access.LOGITS
+FROM_ANSWERS = [  # to a student that need not have layers
+    name
+    for name, attack in ((name, ATTACKS[name]) for name in ATTACKS.names())
+    if attack.images == "train" and attack.access <= Access.LOGITS and "modules" not in vars(attack)
 ]
 
 
@@ -167,7 +170,38 @@ def test_the_matrices_of_mkd_come_towards_a_student_that_stands_still() -> None:
         assert torch.equal(value, again.state_dict()[name]), name
 
 
-@pytest.mark.parametrize("attack", [DIST(), DKD(), LogitStandardization(), Averager(), MKD()])
+@pytest.mark.parametrize("classes", [2, 7])
+def test_label_correcting_is_its_formula(classes: int) -> None:
+    t, s, y = draw(classes)
+    y[:4] = t.argmax(1)[:4]
+    out, _ = step(LabelCorrecting(temperature=4.0, alpha=0.7), t, s, y)
+    exchanged, divergences, entropies = 0, [], []
+    for scores, ours, label in zip(t.double().tolist(), s.double().numpy(), y.tolist(), strict=True):
+        top = scores.index(max(scores))
+        scores[top], scores[label] = scores[label], scores[top]
+        exchanged += top != label
+        entropies.append(-special.log_softmax(ours)[label])
+        p, q = (special.softmax(np.asarray(each) / 4) for each in (scores, ours))
+        divergences.append(stats.entropy(p, q))
+    assert 0 < exchanged <= 8
+    expected = 0.7 * 16 * np.mean(divergences) + 0.3 * np.mean(entropies)
+    assert float(out.loss) == pytest.approx(expected, rel=1e-5)
+
+
+def test_label_correcting_learns_from_a_victim_that_is_right_as_kd_does() -> None:
+    t, s, y = draw()
+    right = t.argmax(1)
+    ours, gradient = step(LabelCorrecting(), t, s, right)
+    theirs, expected = step(KD(), t, s, right)
+    assert torch.equal(ours.loss, theirs.loss)
+    assert torch.equal(gradient, expected)
+    wrong, _ = step(LabelCorrecting(), t, s, y)
+    assert not torch.equal(wrong.loss, step(KD(), t, s, y)[0].loss)
+    level, _ = step(LabelCorrecting(), torch.zeros_like(t), s, y)  # the label is among the highest
+    assert torch.equal(level.loss, step(KD(), torch.zeros_like(t), s, y)[0].loss)
+
+
+@pytest.mark.parametrize("attack", [DIST(), DKD(), LabelCorrecting(), LogitStandardization(), Averager(), MKD()])
 def test_probabilities_do_as_well_as_logits(attack: Attack) -> None:
     t, s, y = draw()
     (probs, _), (logits, _) = (step(attack, t, s, y, access) for access in (Access.PROBS, Access.LOGITS))

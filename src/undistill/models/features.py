@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from typing import Any
 
 from torch import Tensor, nn
 
 from undistill.errors import ShapeError, UnknownNameError
 
-__all__ = ["last_layer", "logits_and_features", "logits_and_output"]
+__all__ = ["last_layer", "logits_and_features", "logits_and_output", "logits_and_outputs"]
+
+_WRAPPERS = ("", "net.", "_orig_mod.", "_orig_mod.net.")  # ours, and those of torch.compile
 
 
 def logits_and_features(model: nn.Module, x: Tensor) -> tuple[Tensor, Tensor]:
@@ -53,23 +57,46 @@ def logits_and_output(model: nn.Module, x: Tensor, layer: str = "") -> tuple[Ten
     """
     if not layer:
         return logits_and_features(model, x)
+    logits, (output,) = logits_and_outputs(model, x, [layer])
+    return logits, output.flatten(1)
+
+
+def logits_and_outputs(model: nn.Module, x: Tensor, layers: Sequence[str]) -> tuple[Tensor, list[Tensor]]:
+    """Run ``model`` once and return its output and what some of its modules return, of any shape ``(B, ...)``.
+
+    Of a module that runs more than once it is what it returns last.
+
+    Args:
+        model: As of ``logits_and_features``.
+        x: Images ``(B, C, H, W)``.
+        layers: Names of the modules, as of ``model.named_modules()``.
+
+    Raises:
+        ShapeError: A module did not run.
+        UnknownNameError: The model has no module of a name.
+    """
     modules = dict(model.named_modules())
-    layer = next((name for name in (layer, f"net.{layer}") if name in modules), layer)  # or that of a net in a wrapper
-    if layer not in modules:
-        raise UnknownNameError("module", layer, [name for name in modules if name])
-    outputs: list[Tensor] = []
+    outputs: dict[str, Tensor] = {}
+    with ExitStack() as hooks:
+        for layer in layers:
+            name = next((wrapper + layer for wrapper in _WRAPPERS if wrapper + layer in modules), None)
+            if name is None:
+                raise UnknownNameError("module", layer, [name for name in modules if name])
+            hooks.callback(modules[name].register_forward_hook(_remember(outputs, layer)).remove)
+        logits: Tensor = model(x)
+    for layer in layers:
+        if layer not in outputs:
+            raise ShapeError(f"module {layer!r} of {type(model).__name__} did not run; choose another layer")
+    return logits, [outputs[layer] for layer in layers]
+
+
+def _remember(outputs: dict[str, Tensor], layer: str) -> Callable[[nn.Module, tuple[Any, ...], Tensor], None]:
+    """Return a hook that keeps what a module returns."""
 
     def remember(_: nn.Module, __: tuple[Any, ...], output: Tensor) -> None:
-        outputs[:] = [output]
+        outputs[layer] = output
 
-    hook = modules[layer].register_forward_hook(remember)
-    try:
-        logits: Tensor = model(x)
-    finally:
-        hook.remove()
-    if not outputs:
-        raise ShapeError(f"module {layer!r} of {type(model).__name__} did not run; choose another layer")
-    return logits, outputs[0].flatten(1)
+    return remember
 
 
 def _run(model: nn.Module, x: Tensor) -> tuple[Tensor, nn.Module, Tensor]:
