@@ -8,6 +8,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from scipy.optimize import linprog
 from torch import Tensor
 
@@ -314,7 +316,35 @@ def test_modelguard_w_leaves_alone_what_it_cannot_change():
     assert linear_program(level[0].double().numpy(), 1e-5, 1e-4) is None
 
 
+def test_stingy_keeps_a_share_of_the_classes():
+    probs = answers()[:-7]
+    for share, k in ((0.01, 1), (0.29, 2), (0.3, 2), (3 / 7, 3), (1.0, 7)):
+        given = build_output_defense({"name": "stingy", "share": share})(probs, NOTHING)
+        for row, found in zip(probs.double().tolist(), given.tolist(), strict=True):
+            best = sorted(range(7), key=lambda index: (-row[index], index))[:k]
+            assert found == pytest.approx([row[i] / sum(row[j] for j in best) * (i in best) for i in range(7)])
+    # The published settings: 2 of 10 classes, 10 of 100, 20 of 200; and 29 of 100, of which floats make 28.999…
+    for share, classes, k in ((0.2, 10, 2), (0.1, 100, 10), (0.1, 200, 20), (0.29, 100, 29)):
+        given = build_output_defense({"name": "stingy", "share": share})(torch.rand(3, classes).softmax(1), NOTHING)
+        assert (given > 0).sum(1).tolist() == [k] * 3
+
+
+@given(st.integers(2, 12), st.floats(0.01, 1), st.integers(0, 10_000))
+def test_stingy_is_the_softmax_of_logits_with_nothing_for_the_rest(classes: int, share: float, seed: int):
+    z = 3 * torch.randn(4, classes, generator=torch.Generator().manual_seed(seed))
+    k = max(1, math.floor(share * classes + 1e-9))
+    kept = torch.full_like(z, -math.inf).scatter(1, z.topk(k).indices, z.topk(k).values)
+    found = build_output_defense({"name": "stingy", "share": share})(z.softmax(1), NOTHING)
+    torch.testing.assert_close(found, kept.softmax(1))
+
+
 def test_no_perturbation_is_none():
     probs = answers()
-    for spec in ("reverse_sigmoid(beta=0)", "dcp(beta=0)", "temperature(temperature=1)", "modelguard_w(budget=0)"):
+    for spec in (
+        "reverse_sigmoid(beta=0)",
+        "dcp(beta=0)",
+        "temperature(temperature=1)",
+        "modelguard_w(budget=0)",
+        "stingy(share=1)",
+    ):
         torch.testing.assert_close(build_output_defense(spec)(probs, images(len(probs))), probs)
