@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from pathlib import Path
 
@@ -338,6 +339,57 @@ def test_stingy_is_the_softmax_of_logits_with_nothing_for_the_rest(classes: int,
     torch.testing.assert_close(found, kept.softmax(1))
 
 
+def gradients_of_the_last_layer(classes: int) -> np.ndarray:
+    """Return what a thief whose last layer is zero learns from each class, one row a class, by autograd."""
+    weight = torch.zeros(classes, 5, dtype=torch.float64, requires_grad=True)
+    features = torch.randn(5, dtype=torch.float64, generator=torch.Generator().manual_seed(2))
+    losses = -(weight @ features).log_softmax(0)
+    return np.stack([torch.autograd.grad(loss, weight, retain_graph=True)[0].flatten().numpy() for loss in losses])
+
+
+def turned(G: np.ndarray, y: np.ndarray, other: np.ndarray) -> float:
+    """Return ‖Gᵀỹ/‖Gᵀỹ‖ - Gᵀy/‖Gᵀy‖‖², MAD's objective."""
+    there, here = G.T @ other, G.T @ y
+    return float(np.square(there / np.linalg.norm(there) - here / np.linalg.norm(here)).sum())
+
+
+@pytest.mark.parametrize("classes", [3, 4, 7])
+def test_mad_goes_to_the_best_of_all_subsets_with_the_label(classes: int):
+    rows = torch.cat([answers(classes)[::7], torch.eye(classes)])
+    probs = rows[(rows.amax(1) - rows.amin(1)) > 1e-3]  # a level answer has no gradient to turn
+    G = gradients_of_the_last_layer(classes)
+    far = build_output_defense("mad(budget=2)")(probs, NOTHING).double().numpy()
+    near = build_output_defense("mad(budget=0.3)")(probs, NOTHING).double().numpy()
+    for y, end, found in zip(probs.double().numpy(), far, near, strict=True):
+        top = int(y.argmax())
+        subsets = [
+            np.isin(np.arange(classes), (top, *others)) / (size + 1)
+            for size in range(classes - 1)
+            for others in itertools.combinations(sorted(set(range(classes)) - {top}), size)
+        ]
+        best = max(turned(G, y, v) for v in subsets)
+        assert turned(G, y, end) == pytest.approx(best, abs=2e-4)  # the label leads by a little
+        assert min(abs(end - v).max() for v in subsets) < 2e-5
+        share = min(1.0, 0.3 / abs(end - y).sum())
+        assert found == pytest.approx(y + share * (end - y), abs=1e-6)
+        assert abs(found - y).sum() == pytest.approx(share * abs(end - y).sum(), abs=1e-5)
+        assert int(end.argmax()) == int(found.argmax()) == top
+
+
+@given(st.integers(3, 30), st.floats(0, 2), st.integers(0, 10_000))
+def test_mad_keeps_label_and_budget(classes: int, budget: float, seed: int):
+    probs = (4 * torch.randn(8, classes, generator=torch.Generator().manual_seed(seed))).softmax(1)
+    found = build_output_defense({"name": "mad", "budget": budget})(probs, NOTHING)
+    assert torch.equal(found.argmax(1), probs.argmax(1))
+    assert float((found - probs).abs().sum(1).max()) <= budget + 1e-5
+
+
+def test_of_two_classes_mad_can_turn_nothing():
+    probs = torch.tensor([[0.7, 0.3], [0.4, 0.6]])
+    found = build_output_defense("mad(budget=0.2)")(probs, NOTHING)
+    torch.testing.assert_close(found, torch.tensor([[0.8, 0.2], [0.3, 0.7]]))
+
+
 def test_no_perturbation_is_none():
     probs = answers()
     for spec in (
@@ -345,6 +397,7 @@ def test_no_perturbation_is_none():
         "dcp(beta=0)",
         "temperature(temperature=1)",
         "modelguard_w(budget=0)",
+        "mad(budget=0)",
         "stingy(share=1)",
     ):
         torch.testing.assert_close(build_output_defense(spec)(probs, images(len(probs))), probs)
