@@ -11,6 +11,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from scipy import stats
 from scipy.optimize import linprog
 from torch import Tensor
 
@@ -18,6 +19,7 @@ from undistill.defenses import (
     OUTPUT_DEFENSES,
     OutputDefense,
     build_output_defense,
+    gaussian_noise,
     list_defenses,
     list_output_defenses,
 )
@@ -390,6 +392,64 @@ def test_of_two_classes_mad_can_turn_nothing():
     torch.testing.assert_close(found, torch.tensor([[0.8, 0.2], [0.3, 0.7]]))
 
 
+# --- noise that is a function of the image ----------------------------------------------------------------------------
+
+
+def test_the_mixing_is_that_of_splitmix64():
+    golden = torch.tensor([0x9E3779B97F4A7C15 - 2**64])
+    seeds = golden * torch.arange(1, 4)
+    published = [0xE220A8397B1DCDAF, 0x6E789E6AA1B965F4, 0x06C45D188009454F]  # its first outputs from the seed 0
+    assert [number % 2**64 for number in gaussian_noise._mixed(seeds).tolist()] == published
+
+
+def test_the_noise_is_normal_and_of_no_other_image_or_class():
+    noise = gaussian_noise._normal(gaussian_noise._mixed(torch.arange(20_000)), 6).double()
+    assert stats.kstest(noise.flatten()[::3].numpy(), "norm").pvalue > 1e-3
+    assert float((torch.corrcoef(noise.T) - torch.eye(6)).abs().max()) < 0.03
+    assert float((noise[1:] * noise[:-1]).mean()) == pytest.approx(0, abs=0.02)
+    assert bool(noise.isfinite().all())
+
+
+def log_odds(row: list[float]) -> np.ndarray:
+    y = np.array(row)
+    return np.log(y / (1 - y))
+
+
+@pytest.mark.parametrize("length", [0.2, 2.0, 50.0])
+def test_gaussian_noise_is_its_formula(length: float):
+    probs, x = answers()[:40], images(40)
+    seeds = gaussian_noise._mixed(gaussian_noise._fingerprint(x))
+    given = build_output_defense({"name": "gaussian_noise", "length": length})(probs, x)
+    for row, found, noise in zip(probs.tolist(), given.tolist(), gaussian_noise._normal(seeds, 7).numpy(), strict=True):
+        shortened = noise * min(1.0, length / np.linalg.norm(noise))
+        moved = 1 / (1 + np.exp(-np.clip(log_odds(row), *log_odds([1e-7, 1 - 1e-7])) - shortened))
+        assert found == pytest.approx(moved / moved.sum(), rel=1e-4, abs=1e-7)
+
+
+def test_an_image_has_its_noise_wherever_it_comes_and_another_one_has_another():
+    probs, x = torch.tensor([0.5, 0.3, 0.15, 0.05]).expand(80, 4), images(80)
+    defend = build_output_defense("gaussian_noise(length=2.0)")
+    given, order = defend(probs, x), torch.randperm(80)
+    assert torch.equal(defend(probs, x[order]), given[order])
+    assert torch.equal(defend(probs, x.to(memory_format=torch.channels_last)), given)
+    assert torch.equal(defend(probs, x.double()), given)
+    assert len({tuple(row) for row in given.tolist()}) == 80
+    assert not torch.allclose(build_output_defense("gaussian_noise(length=2.0, key=1)")(probs, x), given, atol=0.01)
+    nearly = x.clone()
+    nearly[:, 0, 0, 0] = nearly[:, 0, 0, 0].nextafter(torch.tensor(math.inf))
+    assert float((defend(probs, nearly) - given).abs().amax(1).min()) > 1e-3  # one bit of one pixel
+    zero = torch.zeros(1, 1, 2, 2)
+    assert torch.equal(defend(probs[:1], zero), defend(probs[:1], -zero))
+
+
+@given(st.integers(0, 255), st.integers(0, 2**63 - 1))
+def test_pixels_that_change_places_are_another_image(level: int, key: int):
+    x = torch.zeros(2, 1, 4, 4)
+    x[0, 0, 1, 2] = x[1, 0, 2, 1] = (level + 1) / 256
+    given = build_output_defense({"name": "gaussian_noise", "length": 2.0, "key": key})(torch.full((2, 5), 0.2), x)
+    assert not torch.allclose(given[0], given[1], atol=1e-4)
+
+
 def test_no_perturbation_is_none():
     probs = answers()
     for spec in (
@@ -399,5 +459,6 @@ def test_no_perturbation_is_none():
         "modelguard_w(budget=0)",
         "mad(budget=0)",
         "stingy(share=1)",
+        "gaussian_noise(length=0)",
     ):
         torch.testing.assert_close(build_output_defense(spec)(probs, images(len(probs))), probs)
