@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from copy import deepcopy
 
 import pytest
 import torch
@@ -11,7 +12,9 @@ from torch import Tensor, nn
 from undistill.data.dataset import Frame
 from undistill.data.loader import Batch
 from undistill.defenses.half_nasty import HalfNasty
+from undistill.defenses.light_nasty import LightNasty
 from undistill.defenses.nasty import Nasty
+from undistill.errors import RecipeError
 from undistill.models import build_model
 from undistill.objective import Frozen, Nets
 
@@ -85,3 +88,41 @@ def test_half_nasty_has_the_loss_of_nasty() -> None:
     assert torch.equal(half.logits, whole.logits)
     assert half.logs.keys() == whole.logs.keys()
     assert number(half.logs["adversary_kl"]) == pytest.approx(divergence(half.logits, twin(images.x), 3.0), rel=1e-4)
+
+
+@SPECS
+def test_light_nasty_trains_the_last_layer_of_its_twin_and_nothing_else(spec: str) -> None:
+    twin, model, images = net(2, spec).train(), net(1, spec), batch()
+    twin(images.x)  # statistics that are not those of a new net
+    nets, defense = Nets(model, Frozen(deepcopy(twin))), LightNasty(temperature=3.0, weight=0.5)
+    defense.begin(nets, FRAME)
+    optimizer = torch.optim.SGD([p for p in model.parameters() if p.requires_grad], lr=0.1, weight_decay=0.1)
+    for step in range(3):
+        model.train()
+        output = defense.step(batch(seed=step), nets)
+        optimizer.zero_grad()
+        output.loss.backward()
+        optimizer.step()
+    before, after = twin.state_dict(), model.state_dict()
+    assert [key for key in after if not torch.equal(before[key], after[key])] == [*dict(model.named_parameters())][-2:]
+
+
+def test_light_nasty_is_the_formula_and_nothing_at_its_start() -> None:
+    twin, model, images = net(2), net(1), batch()
+    nets, defense = Nets(model, Frozen(twin)), LightNasty(temperature=3.0, weight=0.5)
+    defense.begin(nets, FRAME)
+    first = defense.step(images, nets)
+    assert number(first.logs["adversary_kl"]) == pytest.approx(0, abs=1e-6)
+    with torch.no_grad():
+        for parameter in list(model.parameters())[-2:]:
+            parameter += 0.3 * torch.randn(parameter.shape, generator=torch.Generator().manual_seed(3))
+    ce, kl = losses(model, Frozen(twin), images, 3.0)
+    assert number(kl) > 0.01
+    torch.testing.assert_close(defense.step(images, nets).loss, ce - 0.5 * kl)
+
+
+def test_light_nasty_needs_a_twin_of_the_same_architecture() -> None:
+    with pytest.raises(RecipeError, match="needs a twin of the same architecture"):
+        LightNasty().begin(Nets(net(1), Frozen(net(2, "cnn(channels=8)"))), FRAME)
+    with pytest.raises(RecipeError, match="defense 'light_nasty' needs an adversary"):
+        LightNasty().begin(Nets(net(1)), FRAME)
