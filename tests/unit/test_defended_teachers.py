@@ -5,18 +5,23 @@ from __future__ import annotations
 import math
 from copy import deepcopy
 
+import numpy as np
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from undistill.data.dataset import Frame
 from undistill.data.loader import Batch
+from undistill.defenses.cmim import CMIM, Centroids
 from undistill.defenses.half_nasty import HalfNasty
 from undistill.defenses.light_nasty import LightNasty
 from undistill.defenses.nasty import Nasty
 from undistill.errors import RecipeError
+from undistill.methods import build_method
 from undistill.models import build_model
-from undistill.objective import Frozen, Nets
+from undistill.objective import Frozen, Nets, StepOutput
 
 FRAME = Frame(10, 1, 8, (0.5,), (0.25,))
 
@@ -126,3 +131,131 @@ def test_light_nasty_needs_a_twin_of_the_same_architecture() -> None:
         LightNasty().begin(Nets(net(1), Frozen(net(2, "cnn(channels=8)"))), FRAME)
     with pytest.raises(RecipeError, match="defense 'light_nasty' needs an adversary"):
         LightNasty().begin(Nets(net(1)), FRAME)
+
+
+# --- minimized conditional mutual information -------------------------------------------------------------------------
+
+
+class Answers(nn.Module):
+    """Answers with these logits, whatever it is asked."""
+
+    def __init__(self, logits: Tensor) -> None:
+        super().__init__()
+        self.logits = nn.Parameter(logits)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.logits[: len(x)] + 0 * x.sum()
+
+
+def cmim_step(defense: CMIM, logits: Tensor, y: Tensor) -> tuple[StepOutput, nn.Parameter]:
+    """Return what the first step on these answers comes to, and the logits as they are trained."""
+    model = Answers(logits)
+    nets = Nets(model)
+    frame = Frame(logits.shape[1], 1, 8, (0.5,), (0.25,))
+    nets = Nets(model, companion=defense.companion(nets, frame, torch.device("cpu")))
+    return defense.step(Batch(torch.zeros(len(y), 1, 8, 8), y, y), nets), model.logits
+
+
+def entropy(p: np.ndarray) -> float:
+    return -sum(q * math.log(q) for q in p.tolist() if q > 0)
+
+
+def softened(logits: Tensor, temperature: float) -> np.ndarray:
+    return (logits.double() / temperature).softmax(1).numpy()
+
+
+def mutual_information(logits: Tensor, y: Tensor, temperature: float) -> float:
+    """I(X; Ŷ | Y) = Σ_c p(c) (H(Q_c) - E H(p_x)) of a sample: entropies, and no divergence."""
+    p, total = softened(logits, temperature), 0.0
+    for label in y.unique().tolist():
+        rows = p[y.numpy() == label]
+        total += len(rows) / len(p) * (entropy(rows.mean(0)) - sum(map(entropy, rows)) / len(rows))
+    return total
+
+
+def some_answers(seed: int, n: int = 24, classes: int = 5, scale: float = 3.0) -> tuple[Tensor, Tensor]:
+    random = torch.Generator().manual_seed(seed)
+    return scale * torch.randn(n, classes, generator=random), torch.randint(classes, (n,), generator=random)
+
+
+@given(st.integers(0, 1000), st.integers(2, 8), st.floats(0.1, 10))
+def test_cmim_is_the_mutual_information_by_entropies(seed: int, classes: int, scale: float) -> None:
+    z, y = some_answers(seed, classes=classes, scale=scale)
+    temperatures = (0.5, 1.0, 8.0)
+    output, _ = cmim_step(CMIM(weight=0.7, temperatures=temperatures), z, y)
+    expected = sum(mutual_information(z, y, temperature) for temperature in temperatures) / 3
+    assert number(output.logs["cmi"]) == pytest.approx(expected, rel=1e-3, abs=2e-6)
+    ce = float(nn.functional.cross_entropy(z, y))
+    assert number(output.loss) == pytest.approx(ce + 0.7 * expected, rel=1e-3, abs=2e-6)
+    assert -1e-6 <= number(output.logs["cmi"]) <= math.log(classes)
+
+
+def test_centroids_need_no_gradient_as_they_are_where_the_divergence_is_least() -> None:
+    z, y = some_answers(3)
+    output, logits = cmim_step(CMIM(temperatures=(2.0,)), z, y)
+    (found,) = torch.autograd.grad(output.logs["cmi"], logits)
+    leaf = z.double().requires_grad_()
+    p = (leaf / 2).softmax(1)
+    centers = torch.stack([p[y == label].mean(0) for label in y])  # with a graph
+    (expected,) = torch.autograd.grad((p * (p / centers).log()).sum(1).mean(), leaf)
+    torch.testing.assert_close(found.double(), expected, rtol=1e-4, atol=1e-7)
+
+
+def test_answers_that_say_nothing_but_their_class_have_none() -> None:
+    z, y = some_answers(4)
+    same = torch.randn(5, 5)[y]
+    assert number(cmim_step(CMIM(), same, y)[0].logs["cmi"]) == pytest.approx(0, abs=1e-6)
+    assert number(cmim_step(CMIM(temperatures=(1e4,)), z, y)[0].logs["cmi"]) == pytest.approx(0, abs=1e-6)
+    one_each, classes = torch.randn(5, 5), torch.arange(5)  # of a single image a class nothing can be told
+    assert number(cmim_step(CMIM(), one_each, classes)[0].logs["cmi"]) == pytest.approx(0, abs=1e-6)
+    assert number(cmim_step(CMIM(), z, y)[0].logs["cmi"]) > 0.1
+
+
+def test_saturated_answers_have_finite_gradients() -> None:
+    z, y = some_answers(5, scale=500.0)
+    output, logits = cmim_step(CMIM(), z, y)
+    output.loss.backward()
+    assert bool(output.loss.isfinite())
+    assert bool(logits.grad.isfinite().all())
+
+
+@pytest.mark.parametrize("memory", [1.0, 3.0, 100.0])
+def test_a_centroid_is_the_mean_of_its_class_with_weights_that_fade(memory: float) -> None:
+    random = torch.Generator().manual_seed(6)
+    centroids, past = Centroids(2, 4, memory, torch.device("cpu")), []
+    for size in (5, 9, 1, 12):
+        y = torch.randint(3, (size,), generator=random)  # the last class never comes
+        answers = torch.randn(2, size, 4, generator=random).softmax(2)
+        found = centroids.follow(answers, y)
+        past.append((answers.double().numpy(), y.tolist()))
+        for which, label in enumerate(y.tolist()):
+            total, mass = np.zeros((2, 4)), 0.0
+            for i, (rows, labels) in enumerate(past):
+                later = sum(other.count(label) for _, other in past[i + 1 :])
+                for row, of in enumerate(labels):
+                    if of == label:
+                        total += (1 - 1 / memory) ** later * rows[:, row]
+                        mass += (1 - 1 / memory) ** later
+            np.testing.assert_allclose(found[:, which].numpy(), total / mass, rtol=1e-4)
+
+
+def test_centroids_go_on_as_they_were() -> None:
+    def play(centroids: Centroids, steps: range) -> list[Tensor]:
+        found = []
+        for step in steps:
+            z, y = some_answers(step)
+            found.append(centroids.follow(z.softmax(1).expand(3, -1, -1), y))
+        return found
+
+    whole, first, second = (Centroids(3, 5, 10.0, torch.device("cpu")) for _ in range(3))
+    expected = play(whole, range(6))
+    play(first, range(3))
+    second.load_state_dict({key: value.clone() for key, value in first.state_dict().items()})
+    assert all(torch.equal(a, b) for a, b in zip(play(second, range(3, 6)), expected[3:], strict=True))
+
+
+def test_temperatures_are_above_zero() -> None:
+    with pytest.raises(RecipeError, match="cmim: temperatures"):
+        build_method("cmim(temperatures=(1.0, 0.0))")
+    with pytest.raises(RecipeError, match="cmim: temperatures"):
+        build_method("cmim(temperatures=())")
