@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from undistill.data.dataset import Frame
 from undistill.data.loader import Batch
+from undistill.defenses.ast import AST, adversarial_views, exponential_divergence
 from undistill.defenses.cmim import CMIM, Centroids
 from undistill.defenses.half_nasty import HalfNasty
 from undistill.defenses.light_nasty import LightNasty
@@ -259,3 +260,109 @@ def test_temperatures_are_above_zero() -> None:
         build_method("cmim(temperatures=(1.0, 0.0))")
     with pytest.raises(RecipeError, match="cmim: temperatures"):
         build_method("cmim(temperatures=())")
+
+
+# --- the adversarial sparse teacher -----------------------------------------------------------------------------------
+
+
+def distributions(seed: int, n: int, classes: int) -> Tensor:
+    return (3 * torch.randn(n, classes, generator=torch.Generator().manual_seed(seed))).double().softmax(1)
+
+
+@given(st.integers(0, 1000), st.integers(2, 8))
+def test_the_exponential_divergence_is_torchs_kl_of_probabilities_for_logarithms(seed: int, classes: int) -> None:
+    p, a = distributions(seed, 6, classes), distributions(seed + 1, 6, classes)
+    found = exponential_divergence(p, a)
+    expected = nn.functional.kl_div(p, a, reduction="batchmean", log_target=True)
+    torch.testing.assert_close(found, expected)
+    loops = sum(math.exp(b) * (b - q) for row, other in zip(p, a, strict=True) for q, b in zip(row, other, strict=True))
+    assert float(found) == pytest.approx(float(loops) / 6)
+    assert float(exponential_divergence(a, a)) == 0
+    for of, beside in zip(p, a, strict=True):
+        one = float(exponential_divergence(of[None], beside[None]))
+        assert -math.e < one <= math.e - 1
+        vertices = [float(exponential_divergence(vertex[None], beside[None])) for vertex in torch.eye(classes)]
+        assert min(vertices) <= one + 1e-12  # linear: no answer is better than the best class alone
+        assert min(vertices) == vertices[int(beside.argmax())] <= 0
+
+
+def test_of_two_classes_the_least_divergence_is_that_of_the_card() -> None:
+    a = torch.tensor([[0.7, 0.3]], dtype=torch.float64)
+    least = 0.3 * (math.exp(0.3) - math.exp(0.7))
+    assert float(exponential_divergence(torch.tensor([[1.0, 0.0]]).double(), a)) == pytest.approx(least)
+
+
+class Linear(nn.Module):
+    """Two classes, told apart by a weighted sum of pixels."""
+
+    def __init__(self, weight: Tensor) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(weight)
+
+    def forward(self, x: Tensor) -> Tensor:
+        score = (self.weight * x.flatten(1)).sum(1)
+        return torch.stack((score, -score), dim=1)
+
+
+@pytest.mark.parametrize(("steps", "step_size", "reached"), [(1, 0.05, 0.05), (3, 0.05, 0.15), (40, 0.01, 0.3)])
+def test_views_against_a_linear_net_go_against_its_weights(steps: int, step_size: float, reached: float) -> None:
+    random = torch.Generator().manual_seed(7)
+    weight, x, y = (
+        torch.randn(16, generator=random),
+        torch.randn(6, 1, 4, 4, generator=random),
+        torch.tensor([0, 1] * 3),
+    )
+    views = adversarial_views(Frozen(Linear(weight)), x, y, epsilon=0.3, step_size=step_size, steps=steps)
+    away = torch.where(y == 0, -1.0, 1.0)[:, None] * weight.sign()
+    torch.testing.assert_close(views, x + reached * away.view_as(x), rtol=0, atol=1e-5)
+    assert not views.requires_grad
+    cut = adversarial_views(Frozen(Linear(weight)), x, y, epsilon=0.3, step_size=step_size, steps=steps, cut_off=True)
+    assert float(cut.min()) >= 0
+    assert float(cut.max()) <= 1
+
+
+@given(st.floats(0, 1), st.floats(0.01, 1), st.integers(1, 4))
+def test_views_stay_near_and_are_taken_for_something_else(epsilon: float, step_size: float, steps: int) -> None:
+    twin, images = Frozen(net(2)), batch()
+    views = adversarial_views(twin, images.x, images.y, epsilon=epsilon, step_size=step_size, steps=steps)
+    assert float((views - images.x).abs().max()) <= epsilon + 1e-5
+    if epsilon >= 0.05 and step_size <= 0.05:
+        before, after = (nn.functional.cross_entropy(twin(x), images.y) for x in (images.x, views))
+        assert float(after) > float(before)
+
+
+@pytest.mark.parametrize("paired", [True, False])
+def test_ast_is_its_formula(paired: bool) -> None:
+    model, twin, images = net(1), Frozen(net(2)), batch()
+    model(torch.randn(64, 1, 8, 8))  # statistics of its own
+    defense = AST(temperature=3.0, alpha=0.2, kept=3, steps=2, paired=paired)
+    before = {key: value.clone() for key, value in model.state_dict().items()}
+    output = defense.step(images, Nets(model, twin))
+    found = gradients(model, output.loss)
+
+    model.load_state_dict(before)
+    settings = {"epsilon": 0.3, "step_size": 0.04, "steps": 2, "cut_off": not paired}
+    views = adversarial_views(twin, images.x, images.y, **settings)
+    targets = []
+    for row in model.eval()(views).tolist():
+        kept = sorted(row, reverse=True)[:3]
+        powers = [math.exp(z / 3) if z in kept else 0.0 for z in row]
+        targets.append([power / sum(powers) for power in powers])
+    if not paired:
+        targets = [targets[-1], *targets[:-1]]
+    model.train()
+    logits = model(images.x)
+    p = (logits / 3).softmax(1)
+    epd = sum(
+        math.exp(a) * (a - q) for row, other in zip(targets, p, strict=True) for a, q in zip(row, other, strict=True)
+    ) / len(p)
+    ce = nn.functional.cross_entropy(logits, images.y)
+    assert number(output.logs["epd"]) == pytest.approx(number(epd), rel=1e-4, abs=1e-6)
+    torch.testing.assert_close(output.loss, 0.8 * ce + 0.2 * 9 * epd)
+    for key, value in gradients(model, 0.8 * ce + 0.2 * 9 * epd).items():
+        torch.testing.assert_close(found[key], value, rtol=1e-3, atol=1e-6)
+
+
+def test_more_logits_than_classes_cannot_be_kept() -> None:
+    with pytest.raises(RecipeError, match="ast: keeps kept=11 logits, but there are only 10 classes; set kept to 10"):
+        AST(kept=11).begin(Nets(net(1), Frozen(net(2))), FRAME)
