@@ -341,6 +341,26 @@ def test_stingy_is_the_softmax_of_logits_with_nothing_for_the_rest(classes: int,
     torch.testing.assert_close(found, kept.softmax(1))
 
 
+def test_reversed_ranks_by_hand():
+    probs = torch.tensor([[0.1, 0.4, 0.2, 0.3], [0.3, 0.6, 0.1, 0.0]])
+    found = build_output_defense("reversed_ranks")(probs, NOTHING)
+    assert found.tolist() == torch.tensor([[0.3, 0.4, 0.2, 0.1], [0.0, 0.6, 0.1, 0.3]]).tolist()
+
+
+@given(st.integers(2, 12), st.sampled_from([0.5, 4.0, 20.0]), st.integers(0, 10_000))
+def test_reversed_ranks_are_those_of_the_logits_at_any_temperature(classes: int, temperature: float, seed: int):
+    z = 3 * torch.randn(4, classes, generator=torch.Generator().manual_seed(seed))
+    turned = z.clone()
+    for row, new in zip(z, turned, strict=True):
+        ranks = sorted(range(classes), key=lambda index: -row[index])  # new[idx_k] = v_(K + 2 - k), k = 2..K
+        for k in range(2, classes + 1):
+            new[ranks[k - 1]] = row[ranks[classes + 2 - k - 1]]
+    defend = build_output_defense("reversed_ranks")
+    found = defend((z / temperature).softmax(1), NOTHING)
+    torch.testing.assert_close(found, (turned / temperature).softmax(1))
+    torch.testing.assert_close(defend(found, NOTHING), (z / temperature).softmax(1))
+
+
 def gradients_of_the_last_layer(classes: int) -> np.ndarray:
     """Return what a thief whose last layer is zero learns from each class, one row a class, by autograd."""
     weight = torch.zeros(classes, 5, dtype=torch.float64, requires_grad=True)
