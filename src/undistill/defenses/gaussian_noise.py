@@ -26,8 +26,9 @@ class GaussianNoise(OutputDefense):
     Noise that was drawn anew would be averaged away by asking again. So it is no draw but a function of the image and
     of a ``key`` that the owner keeps: the bits of the pixels, each times a number of its place, are added up and mixed,
     modulo 2^64, and so is what comes out together with the number of each class. These are whole numbers: they are the
-    same on every device and in every batch, and nothing waits for them. Any other image, one shifted by a pixel or
-    normalized otherwise, has other noise, and whoever averages over such has less of it.
+    same on every device and in every batch, and nothing waits for them. Of what is made of them the last bits may
+    differ. Any other image, one shifted by a pixel or normalized otherwise, has other noise, and whoever averages over
+    such has less of it.
 
     Paper vs ours: this is the random noise that the paper compares with, in the Gaussian form of the authors' code,
     which draws it anew at each query. Log-odds are those of probabilities from 1e-7 to 1 - 1e-7.
