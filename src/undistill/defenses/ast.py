@@ -25,7 +25,7 @@ class AST(Defense):
     is made against a normally trained twin: ``steps`` of projected gradient ascent on its cross-entropy, at most ε from
     x in each pixel.
 
-    The exponential predictive divergence is 0 where p = a, and no divergence: it is linear in p, with a minimum below 0
+    The exponential predictive divergence is 0 where p = a, and no divergence: it is linear in p, and least, at most 0,
     where p names a's largest class alone. It lies between -e and e - 1, so that it cannot run away.
 
     Each step attacks a batch, which takes as long as ``steps`` forward and backward passes of the twin.
