@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from scipy import stats
 from scipy.optimize import linprog
 from torch import Tensor
 
@@ -15,6 +19,7 @@ from undistill.defenses import (
     OUTPUT_DEFENSES,
     OutputDefense,
     build_output_defense,
+    gaussian_noise,
     list_defenses,
     list_output_defenses,
 )
@@ -314,7 +319,166 @@ def test_modelguard_w_leaves_alone_what_it_cannot_change():
     assert linear_program(level[0].double().numpy(), 1e-5, 1e-4) is None
 
 
+def test_stingy_keeps_a_share_of_the_classes():
+    probs = answers()[:-7]
+    for share, k in ((0.01, 1), (0.29, 2), (0.3, 2), (3 / 7, 3), (1.0, 7)):
+        given = build_output_defense({"name": "stingy", "share": share})(probs, NOTHING)
+        for row, found in zip(probs.double().tolist(), given.tolist(), strict=True):
+            best = sorted(range(7), key=lambda index: (-row[index], index))[:k]
+            assert found == pytest.approx([row[i] / sum(row[j] for j in best) * (i in best) for i in range(7)])
+    # The published settings: 2 of 10 classes, 10 of 100, 20 of 200; and 29 of 100, of which floats make 28.999…
+    for share, classes, k in ((0.2, 10, 2), (0.1, 100, 10), (0.1, 200, 20), (0.29, 100, 29)):
+        given = build_output_defense({"name": "stingy", "share": share})(torch.rand(3, classes).softmax(1), NOTHING)
+        assert (given > 0).sum(1).tolist() == [k] * 3
+
+
+@given(st.integers(2, 12), st.floats(0.01, 1), st.integers(0, 10_000))
+def test_stingy_is_the_softmax_of_logits_with_nothing_for_the_rest(classes: int, share: float, seed: int):
+    z = 3 * torch.randn(4, classes, generator=torch.Generator().manual_seed(seed))
+    k = max(1, math.floor(share * classes + 1e-9))
+    kept = torch.full_like(z, -math.inf).scatter(1, z.topk(k).indices, z.topk(k).values)
+    found = build_output_defense({"name": "stingy", "share": share})(z.softmax(1), NOTHING)
+    torch.testing.assert_close(found, kept.softmax(1))
+
+
+def test_reversed_ranks_by_hand():
+    probs = torch.tensor([[0.1, 0.4, 0.2, 0.3], [0.3, 0.6, 0.1, 0.0]])
+    found = build_output_defense("reversed_ranks")(probs, NOTHING)
+    assert found.tolist() == torch.tensor([[0.3, 0.4, 0.2, 0.1], [0.0, 0.6, 0.1, 0.3]]).tolist()
+
+
+@given(st.integers(2, 12), st.sampled_from([0.5, 4.0, 20.0]), st.integers(0, 10_000))
+def test_reversed_ranks_are_those_of_the_logits_at_any_temperature(classes: int, temperature: float, seed: int):
+    z = 3 * torch.randn(4, classes, generator=torch.Generator().manual_seed(seed))
+    turned = z.clone()
+    for row, new in zip(z, turned, strict=True):
+        ranks = sorted(range(classes), key=lambda index: -row[index])  # new[idx_k] = v_(K + 2 - k), k = 2..K
+        for k in range(2, classes + 1):
+            new[ranks[k - 1]] = row[ranks[classes + 2 - k - 1]]
+    defend = build_output_defense("reversed_ranks")
+    found = defend((z / temperature).softmax(1), NOTHING)
+    torch.testing.assert_close(found, (turned / temperature).softmax(1))
+    torch.testing.assert_close(defend(found, NOTHING), (z / temperature).softmax(1))
+
+
+def gradients_of_the_last_layer(classes: int) -> np.ndarray:
+    """Return what a thief whose last layer is zero learns from each class, one row a class, by autograd."""
+    weight = torch.zeros(classes, 5, dtype=torch.float64, requires_grad=True)
+    features = torch.randn(5, dtype=torch.float64, generator=torch.Generator().manual_seed(2))
+    losses = -(weight @ features).log_softmax(0)
+    return np.stack([torch.autograd.grad(loss, weight, retain_graph=True)[0].flatten().numpy() for loss in losses])
+
+
+def turned(G: np.ndarray, y: np.ndarray, other: np.ndarray) -> float:
+    """Return ‖Gᵀỹ/‖Gᵀỹ‖ - Gᵀy/‖Gᵀy‖‖², MAD's objective."""
+    there, here = G.T @ other, G.T @ y
+    return float(np.square(there / np.linalg.norm(there) - here / np.linalg.norm(here)).sum())
+
+
+@pytest.mark.parametrize("classes", [3, 4, 7])
+def test_mad_goes_to_the_best_of_all_subsets_with_the_label(classes: int):
+    rows = torch.cat([answers(classes)[::7], torch.eye(classes)])
+    probs = rows[(rows.amax(1) - rows.amin(1)) > 1e-3]  # a level answer has no gradient to turn
+    G = gradients_of_the_last_layer(classes)
+    far = build_output_defense("mad(budget=2)")(probs, NOTHING).double().numpy()
+    near = build_output_defense("mad(budget=0.3)")(probs, NOTHING).double().numpy()
+    for y, end, found in zip(probs.double().numpy(), far, near, strict=True):
+        top = int(y.argmax())
+        subsets = [
+            np.isin(np.arange(classes), (top, *others)) / (size + 1)
+            for size in range(classes - 1)
+            for others in itertools.combinations(sorted(set(range(classes)) - {top}), size)
+        ]
+        best = max(turned(G, y, v) for v in subsets)
+        assert turned(G, y, end) == pytest.approx(best, abs=2e-4)  # the label leads by a little
+        assert min(abs(end - v).max() for v in subsets) < 2e-5
+        share = min(1.0, 0.3 / abs(end - y).sum())
+        assert found == pytest.approx(y + share * (end - y), abs=1e-6)
+        assert abs(found - y).sum() == pytest.approx(share * abs(end - y).sum(), abs=1e-5)
+        assert int(end.argmax()) == int(found.argmax()) == top
+
+
+@given(st.integers(3, 30), st.floats(0, 2), st.integers(0, 10_000))
+def test_mad_keeps_label_and_budget(classes: int, budget: float, seed: int):
+    probs = (4 * torch.randn(8, classes, generator=torch.Generator().manual_seed(seed))).softmax(1)
+    found = build_output_defense({"name": "mad", "budget": budget})(probs, NOTHING)
+    assert torch.equal(found.argmax(1), probs.argmax(1))
+    assert float((found - probs).abs().sum(1).max()) <= budget + 1e-5
+
+
+def test_of_two_classes_mad_can_turn_nothing():
+    probs = torch.tensor([[0.7, 0.3], [0.4, 0.6]])
+    found = build_output_defense("mad(budget=0.2)")(probs, NOTHING)
+    torch.testing.assert_close(found, torch.tensor([[0.8, 0.2], [0.3, 0.7]]))
+
+
+# --- noise that is a function of the image ----------------------------------------------------------------------------
+
+
+def test_the_mixing_is_that_of_splitmix64():
+    golden = torch.tensor([0x9E3779B97F4A7C15 - 2**64])
+    seeds = golden * torch.arange(1, 4)
+    published = [0xE220A8397B1DCDAF, 0x6E789E6AA1B965F4, 0x06C45D188009454F]  # its first outputs from the seed 0
+    assert [number % 2**64 for number in gaussian_noise._mixed(seeds).tolist()] == published
+
+
+def test_the_noise_is_normal_and_of_no_other_image_or_class():
+    noise = gaussian_noise._normal(gaussian_noise._mixed(torch.arange(20_000)), 6).double()
+    assert stats.kstest(noise.flatten()[::3].numpy(), "norm").pvalue > 1e-3
+    assert float((torch.corrcoef(noise.T) - torch.eye(6)).abs().max()) < 0.03
+    assert float((noise[1:] * noise[:-1]).mean()) == pytest.approx(0, abs=0.02)
+    assert bool(noise.isfinite().all())
+
+
+def log_odds(row: list[float]) -> np.ndarray:
+    y = np.array(row)
+    return np.log(y / (1 - y))
+
+
+@pytest.mark.parametrize("length", [0.2, 2.0, 50.0])
+def test_gaussian_noise_is_its_formula(length: float):
+    probs, x = answers()[:40], images(40)
+    seeds = gaussian_noise._mixed(gaussian_noise._fingerprint(x))
+    given = build_output_defense({"name": "gaussian_noise", "length": length})(probs, x)
+    for row, found, noise in zip(probs.tolist(), given.tolist(), gaussian_noise._normal(seeds, 7).numpy(), strict=True):
+        shortened = noise * min(1.0, length / np.linalg.norm(noise))
+        moved = 1 / (1 + np.exp(-np.clip(log_odds(row), *log_odds([1e-7, 1 - 1e-7])) - shortened))
+        assert found == pytest.approx(moved / moved.sum(), rel=1e-4, abs=1e-7)
+
+
+def test_an_image_has_its_noise_wherever_it_comes_and_another_one_has_another():
+    probs, x = torch.tensor([0.5, 0.3, 0.15, 0.05]).expand(80, 4), images(80)
+    defend = build_output_defense("gaussian_noise(length=2.0)")
+    given, order = defend(probs, x), torch.randperm(80)
+    assert torch.equal(defend(probs, x[order]), given[order])
+    assert torch.equal(defend(probs, x.to(memory_format=torch.channels_last)), given)
+    assert torch.equal(defend(probs, x.double()), given)
+    assert len({tuple(row) for row in given.tolist()}) == 80
+    assert not torch.allclose(build_output_defense("gaussian_noise(length=2.0, key=1)")(probs, x), given, atol=0.01)
+    nearly = x.clone()
+    nearly[:, 0, 0, 0] = nearly[:, 0, 0, 0].nextafter(torch.tensor(math.inf))
+    assert float((defend(probs, nearly) - given).abs().amax(1).min()) > 1e-3  # one bit of one pixel
+    zero = torch.zeros(1, 1, 2, 2)
+    assert torch.equal(defend(probs[:1], zero), defend(probs[:1], -zero))
+
+
+@given(st.integers(0, 255), st.integers(0, 2**63 - 1))
+def test_pixels_that_change_places_are_another_image(level: int, key: int):
+    x = torch.zeros(2, 1, 4, 4)
+    x[0, 0, 1, 2] = x[1, 0, 2, 1] = (level + 1) / 256
+    given = build_output_defense({"name": "gaussian_noise", "length": 2.0, "key": key})(torch.full((2, 5), 0.2), x)
+    assert not torch.allclose(given[0], given[1], atol=1e-4)
+
+
 def test_no_perturbation_is_none():
     probs = answers()
-    for spec in ("reverse_sigmoid(beta=0)", "dcp(beta=0)", "temperature(temperature=1)", "modelguard_w(budget=0)"):
+    for spec in (
+        "reverse_sigmoid(beta=0)",
+        "dcp(beta=0)",
+        "temperature(temperature=1)",
+        "modelguard_w(budget=0)",
+        "mad(budget=0)",
+        "stingy(share=1)",
+        "gaussian_noise(length=0)",
+    ):
         torch.testing.assert_close(build_output_defense(spec)(probs, images(len(probs))), probs)

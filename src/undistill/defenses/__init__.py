@@ -14,7 +14,8 @@ from torch import Tensor
 
 from undistill.data.dataset import Frame, Images
 from undistill.data.loader import Batch
-from undistill.objective import Companion, Configured, Nets, Objective, Paper, StepOutput, register_in
+from undistill.errors import RecipeError
+from undistill.objective import Companion, Configured, Frozen, Nets, Objective, Paper, StepOutput, register_in
 from undistill.registry import Registry, Spec
 
 __all__ = [
@@ -42,6 +43,16 @@ class Defense(Objective):
     """An objective that trains a defended teacher."""
 
     kind = "defense"
+
+    def twin(self, nets: Nets) -> Frozen:
+        """Return the frozen, normally trained twin.
+
+        Raises:
+            RecipeError: There is none.
+        """
+        if nets.adversary is None:
+            raise RecipeError(f"defense {self.name!r} needs an adversary; got none")
+        return nets.adversary
 
 
 class OutputDefense(Configured):

@@ -6,7 +6,7 @@ from typing import Any, ClassVar, Literal, Self
 
 import torch
 from pydantic import model_validator
-from torch import Tensor
+from torch import Tensor, nn
 
 from undistill import functional as F
 from undistill.defenses import (
@@ -24,7 +24,7 @@ from undistill.defenses.budget import AccuracyBudget
 from undistill.errors import RecipeError
 from undistill.objective import Frozen
 
-__all__ = ["Nasty"]
+__all__ = ["Nasty", "nastiness", "start_as"]
 
 
 # Share of the highest learning rate from which on a weight is steered: at once, or when the net has nearly learned.
@@ -91,14 +91,8 @@ class Nasty(Defense):
         Raises:
             RecipeError: The twin is of another architecture.
         """
-        if self.start == "random":
-            return
-        try:
-            nets.model.load_state_dict(_twin(nets).net.state_dict())
-        except RuntimeError:
-            raise RecipeError(
-                "start=twin needs a twin of the same architecture; set adversary.model to model"
-            ) from None
+        if self.start == "twin":
+            start_as(nets.model, self.twin(nets))
 
     def companion(self, nets: Nets, frame: Frame, device: torch.device) -> Companion | None:
         """Return what steers the weight, where there is a budget.
@@ -112,7 +106,7 @@ class Nasty(Defense):
         if held_out is None or not len(held_out):
             raise RecipeError("accuracy_budget is measured on held-out images and there are none; set holdout=0.1")
         begin = _FROM_TWIN if self.start == "twin" else _FROM_RANDOM
-        return AccuracyBudget(self.accuracy_budget, _twin(nets), held_out, frame, device, begin=begin)
+        return AccuracyBudget(self.accuracy_budget, self.twin(nets), held_out, frame, device, begin=begin)
 
     def step(self, batch: Batch, nets: Nets) -> StepOutput:
         """Return the self-undermining loss of one batch.
@@ -127,20 +121,38 @@ class Nasty(Defense):
             logs = {"weight": batch.x.new_tensor(weight), "price": batch.x.new_tensor(budget.price)}
         logits = nets.model(batch.x)
         ce = F.cross_entropy(logits, batch.y)
-        twin = _twin(nets)(batch.x)
-        kl = self.temperature**2 * F.kl_divergence(logits, twin, self.temperature)
-        logs |= {"ce": ce, "adversary_kl": kl}
-        for whose, answers in (("", logits), ("adversary_", twin)):
-            logs[f"{whose}confidence"] = _confidence(answers.detach(), self.temperature)
-        return StepOutput(ce - (weight or 0.0) * kl, logits, logs)
+        kl, found = nastiness(logits, self.twin(nets)(batch.x), self.temperature)
+        return StepOutput(ce - (weight or 0.0) * kl, logits, {**logs, "ce": ce, **found})
 
 
-def _confidence(logits: Tensor, temperature: float) -> Tensor:
-    """Return the mean of the highest softened probability."""
-    return (logits.float() / temperature).softmax(1).amax(1).mean()
+def nastiness(logits: Tensor, twin: Tensor, temperature: float) -> tuple[Tensor, dict[str, Tensor]]:
+    """Return how far softened answers are from those of a twin, τ² KL(softmax(z/τ) ‖ softmax(z_twin/τ)), and its logs.
+
+    Args:
+        logits: Of the trained net, (B, K).
+        twin: Of its twin, (B, K), without gradients.
+        temperature: τ > 0.
+
+    Returns:
+        The scalar, with a graph; and ``adversary_kl``, which is it, ``confidence`` and ``adversary_confidence``, the
+        mean of the highest softened probability of the net and of its twin.
+    """
+    kl = temperature**2 * F.kl_divergence(logits, twin, temperature)
+    logs = {"adversary_kl": kl}
+    for whose, answers in (("", logits), ("adversary_", twin)):
+        logs[f"{whose}confidence"] = (answers.detach().float() / temperature).softmax(1).amax(1).mean()
+    return kl, logs
 
 
-def _twin(nets: Nets) -> Frozen:
-    if nets.adversary is None:
-        raise RecipeError("defense 'nasty' needs an adversary; got none")
-    return nets.adversary
+def start_as(model: nn.Module, twin: Frozen) -> None:
+    """Give a net the weights of its twin.
+
+    Raises:
+        RecipeError: The twin is of another architecture.
+    """
+    try:
+        model.load_state_dict(twin.net.state_dict())
+    except RuntimeError:
+        raise RecipeError(
+            "to start from its weights a net needs a twin of the same architecture; set adversary.model to model"
+        ) from None

@@ -10,7 +10,7 @@ from torch import Tensor
 from undistill.defenses import Field, OutputDefense, Paper, register_output_defense
 from undistill.errors import RecipeError
 
-__all__ = ["TopK"]
+__all__ = ["TopK", "largest", "truncated"]
 
 
 @register_output_defense("top_k")
@@ -42,6 +42,16 @@ class TopK(OutputDefense):
             raise RecipeError(
                 f"top_k: keeps k={self.k} classes, but there are only {classes}; set k to {classes} or less"
             )
-        largest = probs.argsort(dim=1, descending=True, stable=True)[:, : self.k]  # topk leaves open which of equals
-        kept = torch.zeros_like(probs).scatter_(1, largest, probs.gather(1, largest))
-        return kept / kept.sum(dim=1, keepdim=True)
+        return truncated(probs, self.k)
+
+
+def truncated(probs: Tensor, k: int) -> Tensor:
+    """Return the k largest probabilities of each row, 1..K, divided by their sum; (B, K), the others zero."""
+    kept = probs.where(largest(probs, k), 0.0)
+    return kept / kept.sum(dim=1, keepdim=True)
+
+
+def largest(scores: Tensor, k: int) -> Tensor:
+    """Return which are the k largest of each row, 1..K, boolean (B, K); of equals at the border the first ones are."""
+    chosen = scores.argsort(dim=1, descending=True, stable=True)[:, :k]  # topk leaves open which of equals
+    return torch.zeros_like(scores, dtype=torch.bool).scatter_(1, chosen, True)

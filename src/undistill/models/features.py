@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from undistill.errors import ShapeError, UnknownNameError
 
-__all__ = ["last_layer", "logits_and_features", "logits_and_output", "logits_and_outputs"]
+__all__ = ["last_layer", "logits_and_features", "logits_and_last_layer", "logits_and_output", "logits_and_outputs"]
 
 _WRAPPERS = ("", "net.", "_orig_mod.", "_orig_mod.net.")  # ours, and those of torch.compile
 
@@ -38,6 +38,11 @@ def logits_and_features(model: nn.Module, x: Tensor) -> tuple[Tensor, Tensor]:
 def last_layer(model: nn.Module, x: Tensor) -> tuple[nn.Module, Tensor]:
     """Return the last layer itself and its input, as it takes it; arguments and errors as ``logits_and_features``."""
     return _run(model, x)[1:]
+
+
+def logits_and_last_layer(model: nn.Module, x: Tensor) -> tuple[Tensor, nn.Module]:
+    """Run ``model`` once and return its output and its last layer; arguments and errors as ``logits_and_features``."""
+    return _run(model, x)[:2]
 
 
 def logits_and_output(model: nn.Module, x: Tensor, layer: str = "") -> tuple[Tensor, Tensor]:
