@@ -80,6 +80,9 @@ class Range:
     high: float
     log: bool = False
 
+    def __str__(self) -> str:
+        return f"{self.low:g} to {self.high:g}{', log' * self.log}"
+
     def at(self, share: float) -> float:
         """Return the number that lies at a share, 0 to 1, of the way from low to high; to three digits."""
         ends = (math.log(self.low), math.log(self.high)) if self.log else (self.low, self.high)

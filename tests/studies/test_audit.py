@@ -289,6 +289,16 @@ def test_an_audit_whose_runs_all_fail_decides_nothing(victim: Run, tmp_path: Pat
     assert any(note.startswith("Failed: ") for note in part["notes"])
 
 
+def test_a_model_card_repeats_the_verdict(made: Reproduction) -> None:
+    card = (made.folder / "model_card.md").read_text(encoding="utf-8")
+    verdict = _part(made)["findings"][0]
+    assert verdict["headline"].rstrip(".") in card.replace("\\", "")
+    for lead, _ in verdict["items"]:
+        assert f"- **{lead}** " in card
+    assert "Tried: dist, kd; 3 seeds" in card
+    assert POLICY not in card  # the model as it is
+
+
 def test_persons_have_what_they_are_said_to_have() -> None:
     shape = load_dataset("digits(subset=300)").shape
     insider, customer, stranger = personas(shape, insider=0.1, queries=10_000, surrogate="mnist")

@@ -23,6 +23,7 @@ def test_a_range_is_even_in_what_it_says() -> None:
     assert [Range(1, 100, log=True).at(share) for share in (0, 0.5, 1)] == [1, 10, 100]
     assert [Range(0, 0.4).at(share) for share in (0, 0.5, 1)] == [0, 0.2, 0.4]
     assert LR_FACTORS.at(0.5) == 1
+    assert [str(Range(0, 0.4)), str(LR_FACTORS)] == ["0 to 0.4", "0.25 to 4, log"]
 
 
 @pytest.mark.parametrize("name", METHODS)

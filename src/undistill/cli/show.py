@@ -160,6 +160,8 @@ def _facts(method: Any) -> Iterator[tuple[str, object]]:
         yield "textbook", method.textbook
     if method.kind == "defense":
         yield "needs_adversary", method.needs_adversary
+    if method.search:
+        yield "an audit tries", "; ".join(f"{name} {of}" for name, of in method.search.items())
     if method.paper is not None:
         yield "paper", str(method.paper)
 

@@ -13,12 +13,14 @@ from undistill._version import __version__
 from undistill.errors import RunError, UndistillError
 from undistill.orchestrate.request import Request
 from undistill.recipe import Recipe
+from undistill.reporting.card import model_card
 from undistill.reporting.cell import DISAGREES
 from undistill.reporting.document import Document
 from undistill.reporting.parts import part_of
+from undistill.reporting.parts.audit import Audit
 from undistill.reporting.write import write
 from undistill.run import Failure, Run
-from undistill.storage import write_json
+from undistill.storage import write_json, write_text
 from undistill.studies.study import Study
 from undistill.workspace import Workspace
 
@@ -142,7 +144,10 @@ def _apart_from_paper(part: dict[str, Any]) -> dict[str, Any]:
 
 
 def write_pages(document: Document, folder: Path) -> Path:
-    """Write what came out of a study for people into its folder, and return the page."""
+    """Write what came out of a study for people into its folder, and return the page; of an audit a model card too."""
+    for part in document.parts:
+        if isinstance(part, Audit):
+            write_text(folder / "model_card.md", model_card(part))
     return write(document, folder / "index.html", texts="tables", figures="figures")
 
 
