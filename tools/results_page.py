@@ -1,7 +1,7 @@
 """One Markdown page about a folder of results: ``python tools/results_page.py results docs/results.md``.
 
 Each folder in it holds what ``undistill reproduce`` wrote, or a ``report.md`` with a ``README.md`` that says where that
-comes from. Whoever adds one writes the page anew.
+comes from, or ``entries`` of a leaderboard with such a ``README.md``. Whoever adds one writes the page anew.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from undistill.errors import RecipeError
+from undistill.orchestrate.leaderboard import leaderboard
 from undistill.orchestrate.results import document_of, is_study, read_study
 from undistill.reporting.formats import markdown_text, part_markdown
 from undistill.reporting.parts import part_of
@@ -53,6 +54,8 @@ def results_page(results: Path, page: Path) -> str:
             opening += _opening(content, folder.name, link)
         elif (folder / "report.md").is_file():
             blocks += _report(folder, link)
+        elif (folder / "entries").is_dir():
+            blocks += _board(folder, link)
     if not blocks:
         raise RecipeError(f"{results}: no folder in it holds a study.json or a report.md; give the folder of results")
     return "\n\n".join([_INTRODUCTION, *opening, *blocks]) + "\n"
@@ -183,6 +186,14 @@ def _report(folder: Path, link: str) -> Iterator[str]:
             found.setdefault(key, set()).add(value)
     yield _provenance({key: sorted(values) for key, values in found.items()})
     yield f"{_links(link, 'report.html', 'report.json')}."
+
+
+def _board(folder: Path, link: str) -> Iterator[str]:
+    yield f"## {folder.name}"
+    yield (folder / "README.md").read_text(encoding="utf-8").strip()
+    for part in leaderboard(folder / "entries").parts:
+        yield part_markdown(part, level=3, figures=f"{link}entries/figures")
+    yield f"{_links(link, 'entries/index.html', 'run.sh')}."
 
 
 def _links(link: str, *files: str) -> str:

@@ -43,15 +43,17 @@ def afford(
         raise RecipeError(f"{request.study} is no audit; leave out minutes")
     slots, threads = local_slots(jobs, device, request.changes)
     workspace = FinishedRuns(runs_folder(out))
-    one_each = {(arm.front, arm.name): arm.tuned.base for arm in study.arms}
     victim = [study.victim] if isinstance(study.victim, Recipe) else []
     missing = Plan.of(victim).missing(workspace)
-    steps = [*missing, *Plan.of(one_each.values()).steps]
+    steps = [*missing, *Plan.of(arm.tuned.base for arm in study.arms).steps]
     cost = estimate(steps, device=pick_device(device or "auto"), threads=threads)
     seconds = {step.step.hash: step.seconds or 0.0 for step in cost.steps}
 
-    def price(name: str | None) -> float:
-        arms = [arm for arm in study.arms if (arm.name == name if name else not arm.thief)]
+    soft = {arm.method for arm in study.arms if arm.thief}
+
+    def price(method: str | None) -> float:
+        """Return the seconds of a thief with its references, or of those references that all have."""
+        arms = (arm for arm in study.arms if (arm.method == method if method else arm.method not in soft))
         return sum(arm.tuned.cost(workspace, seconds[arm.tuned.base.hash] + _RUN_S) for arm in arms)
 
     left = 60 * minutes * slots * _SLACK - price(None) - sum(seconds[step.hash] * slots for step in missing)
@@ -71,6 +73,6 @@ def afford(
 
 def _ranked(study: AuditStudy) -> Iterator[str]:
     """Yield the thieves, those of the smallest suite first."""
-    thieves = dict.fromkeys(arm.name for arm in study.arms if arm.thief)
+    thieves = dict.fromkeys(arm.method for arm in study.arms if arm.thief)
     first = [name for name in SUITES["quick"].thieves or () if name in thieves]
     yield from dict.fromkeys([*first, *thieves])

@@ -32,13 +32,14 @@ from undistill.studies.changes import Changes, adapt
 from undistill.studies.leak import ERROR, gains
 from undistill.studies.search import Tuned, with_epochs
 from undistill.studies.study import STUDIES, Keep, Study
-from undistill.studies.suite import NAMED, Persona, personas, suite_of, thieves
+from undistill.studies.suite import NAMED, Persona, on_named_class, personas, suite_of, thieves
 from undistill.studies.worth import worth
 from undistill.victim import Access
 from undistill.workspace import Workspace
 
 __all__ = ["Arm", "AuditStudy", "audit"]
 
+_NAMED_CLASS = "label_only"  # the policy that leaves an answer its class
 _PROTOCOL = tuple(name for name in Training.model_fields if name not in ("seed", "tuning"))
 
 
@@ -49,21 +50,18 @@ class Arm:
     Attributes:
         persona: Who learns.
         policy: Output defense on the victim's answers; None for none.
-        name: Of the method.
-        thief: Whether it learns from soft answers.
+        name: As it is shown, and told from the person's other ways to learn.
+        method: The attack or reference, by name or spec.
+        thief: Whether it learns from soft answers; else it is a reference, whatever the defense on these.
         tuned: Its search.
     """
 
     persona: Persona
     policy: str | None
     name: str
+    method: str
     thief: bool
     tuned: Tuned
-
-    @property
-    def front(self) -> tuple[str | None, str]:
-        """Whom it is compared with: all of the same person and policy."""
-        return self.policy, self.persona.name
 
 
 @dataclass(frozen=True)
@@ -74,6 +72,7 @@ class AuditStudy(Study):
         victim: Where it comes from.
         set: Spec of its data set.
         arms: Every way to learn.
+        policies: Defenses on the answers that thieves meet; None, for none, is the first.
         margin: Points that a thief may gain without it being called a leak.
         suite: Name of the suite.
         untried: Attacks that would fit and were left out.
@@ -82,6 +81,7 @@ class AuditStudy(Study):
     victim: Source
     set: str
     arms: tuple[Arm, ...]
+    policies: tuple[str | None, ...]
     margin: float
     suite: str
     untried: tuple[str, ...] = ()
@@ -109,26 +109,33 @@ class AuditStudy(Study):
     @property
     def _unlabelled(self) -> list[Arm]:
         """The arms of the first person without labels, from the victim as it is: those that a curve is of."""
-        arms = [arm for arm in self.arms if arm.policy is None and arm.persona.alone is None]
-        return [arm for arm in arms if arm.persona == arms[0].persona]
+        person = next((arm.persona for arm in self.arms if arm.persona.alone is None), None)
+        return [] if person is None else self._front(None, person)
+
+    def _front(self, policy: str | None, persona: Persona) -> list[Arm]:
+        """Return the arms of a person who meets a defense on the answers: references, and thieves."""
+        arms = [arm for arm in self.arms if arm.persona == persona]
+        return [arm for arm in arms if not arm.thief or arm.policy == policy]
 
     def pick(self, keep: Keep) -> AuditStudy | None:
         """Return the audit with the persons and thieves that were asked for; references stay beside their thieves."""
-        kept = [arm for arm in self.arms if keep(self.name, arm.persona.name, arm.name)]
-        fronts = {arm.front for arm in kept if arm.thief}
-        arms = tuple(arm for arm in self.arms if arm in kept or (not arm.thief and arm.front in fronts))
-        return replace(self, arms=arms) if fronts else None
+        kept = [arm for arm in self.arms if arm.thief and keep(self.name, arm.persona.name, arm.method)]
+        needed = {(arm.persona.name, arm.method) for arm in kept}
+        needed |= {(arm.persona.name, name) for arm in kept for name in arm.persona.references}
+        arms = tuple(arm for arm in self.arms if (arm.persona.name, arm.method) in needed)
+        return replace(self, arms=arms) if arms else None
 
     def evaluate(self, workspace: Workspace, failures: Mapping[str, Failure], cache: Path) -> Audit:
         """Return a part of kind ``audit``."""
-        fronts: dict[tuple[str | None, str], list[Arm]] = {}
-        for arm in self.arms:
-            fronts.setdefault(arm.front, []).append(arm)
+        persons = {arm.persona.name: arm.persona for arm in self.arms}.values()
         contests = {
-            key: _contest(arms, workspace, failures, sum(policy == key[0] for policy, _ in fronts))
-            for key, arms in fronts.items()
+            (policy, persona.name): _contest(
+                self._front(policy, persona), policy, workspace, failures, error=ERROR / len(persons)
+            )
+            for policy in self.policies
+            for persona in persons
         }
-        offers = {policy: self._offer(policy, workspace, cache) for policy in dict.fromkeys(key[0] for key in fronts)}
+        offers = {policy: self._offer(policy, workspace, cache) for policy in self.policies}
         behind = {policy: [one for key, one in contests.items() if key[0] == policy] for policy in offers}
         shown = [contest.front for contest in contests.values()]
         trials = max(arm.tuned.trials for arm in self.arms)
@@ -154,7 +161,7 @@ class AuditStudy(Study):
         found = self.evaluate(workspace, failures, cache)
         yield found
         asked = curve_recipes(self._unlabelled, workspace, failures)
-        if NAMED in asked:
+        if asked:
             yield curve(asked, self._unlabelled[0].persona.name.capitalize(), self.seeds, workspace, failures)
         if len(found.deals) > 1:
             yield Plane.make(
@@ -221,35 +228,38 @@ def _strongest(contest: Contest) -> Iterator[Leak]:
         yield Leak(person=person, thief=best.candidate, mean=best.difference.mean, low=low, high=high)
 
 
-def _contest(arms: Sequence[Arm], workspace: Workspace, failures: Mapping[str, Failure], fronts: int) -> Contest:
+def _contest(
+    arms: Sequence[Arm], policy: str | None, workspace: Workspace, failures: Mapping[str, Failure], *, error: float
+) -> Contest:
     """Return the numbers of one person's thieves and references.
 
     Args:
         arms: All of them.
+        policy: Defense on the answers.
         workspace: Where the runs are.
         failures: Why runs have no result, by hash.
-        fronts: How many persons share the error.
+        error: What may be spent on these thieves.
+
+    Returns:
+        Without any gain where a reference has no result: nobody is said to have beaten what was not there.
     """
-    rivals, values = [], {}
-    for arm in arms:
-        rival = _rival(arm, workspace, failures)
-        rivals.append(rival)
-        values[arm.name] = {int(seed): value for seed, value in rival.tuned.values.items()}
+    rivals = {arm.name: _rival(arm, workspace, failures) for arm in arms}
+    values = {name: {int(seed): value for seed, value in one.tuned.values.items()} for name, one in rivals.items()}
     thieves = {arm.name: values[arm.name] for arm in arms if arm.thief and values[arm.name]}
-    references = {arm.name: values[arm.name] for arm in arms if not arm.thief and values[arm.name]}
+    references = {arm.name: values[arm.name] for arm in arms if not arm.thief}
     favoured = favourite(arms, workspace)
     best = None if favoured is None else favoured.name
-    images = next((rival.tuned.images for rival in rivals if rival.tuned.images), None)
+    images = next((rival.tuned.images for rival in rivals.values() if rival.tuned.images), None)
     resolution = 100 / images if images else 0.0
-    found = gains(thieves, references, best, error=ERROR / fronts, resolution=resolution)
-    persona, policy = arms[0].persona, arms[0].policy
+    found = gains(thieves, references, best, error=error, resolution=resolution) if all(references.values()) else {}
+    persona = arms[0].persona
     behind = "" if policy is None else f", behind {policy}"
     front = Front(
         name=persona.name if policy is None else f"{persona.name}, {policy}",
         title=f"{persona.name.capitalize()}{behind}",
         about=persona.about,
         favourite=best,
-        rivals=tuple(sorted((_with_gain(rival, found) for rival in rivals), key=_rank)),
+        rivals=tuple(sorted((_with_gain(rival, found) for rival in rivals.values()), key=_rank)),
     )
     return Contest(front, found)
 
@@ -355,23 +365,21 @@ def audit(
     base = adapt(_base(victim, dict(student or {}), access), changes)
     who = personas(dataset_shape(base.data), insider=insider, queries=queries, surrogate=surrogate)
     asked = usual.thieves if attacks is None else tuple(attacks)
-    behind = (None, *(build_output_defense(policy).spec for policy in policies))
-    arms = [
-        Arm(
-            persona,
-            policy,
-            name,
-            name not in persona.references,
-            Tuned(recipe, name, settings, tuple(range(1, seeds + 1))),
-        )
-        for policy in dict.fromkeys(behind)
-        for persona in who
-        for name in (*persona.references, *thieves(persona, asked, Access[access.upper()]))
-        for recipe in [_recipe(base, persona, policy, name)]
-    ]
+    behind = tuple(dict.fromkeys([None, *(build_output_defense(policy).spec for policy in policies)]))
+
+    def arm(persona: Persona, method: str, policy: str | None, *, thief: bool, named: bool = False) -> Arm:
+        tuned = Tuned(_recipe(base, persona, policy, method), method, settings, tuple(range(1, seeds + 1)))
+        return Arm(persona, policy, on_named_class(method) if named else method, method, thief, tuned)
+
+    arms: list[Arm] = []
+    for persona in who:
+        soft = thieves(persona, asked, Access[access.upper()])
+        arms += [arm(persona, name, None, thief=False) for name in persona.references]
+        arms += [arm(persona, name, _NAMED_CLASS, thief=False, named=True) for name in soft]
+        arms += [arm(persona, name, policy, thief=True) for policy in behind for name in soft]
     if base.victim is None:
         raise RecipeError("audit needs a victim")
-    tried = {Spec.parse(arm.name).name for arm in arms}
+    tried = {Spec.parse(one.method).name for one in arms}
     fitting = (name for persona in who for name in thieves(persona, None, Access[access.upper()]))
     return AuditStudy(
         "audit",
@@ -381,6 +389,7 @@ def audit(
         base.victim,
         base.data,
         tuple(arms),
+        behind,
         margin,
         suite,
         tuple(dict.fromkeys(name for name in fitting if name not in tried)),

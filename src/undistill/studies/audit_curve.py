@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from functools import partial
 from typing import TYPE_CHECKING
 
 from undistill.recipe import Recipe
+from undistill.reporting.cell import Cell
 from undistill.reporting.parts.curves import Axis, Curves, Line, Panel, Point, Scale
 from undistill.run import Failure, Run
 from undistill.studies.cells import against, cell_notes, make_cell
 from undistill.studies.search import changed, settled
-from undistill.studies.suite import NAMED
+from undistill.studies.suite import NAMED, on_named_class
 from undistill.workspace import Workspace
 
 if TYPE_CHECKING:
@@ -23,7 +24,8 @@ _SHARES = (10, 3, 1)  # a tenth, a third, and all of the budget
 _FEWEST = 20
 _NOTE = (
     "Settings are those that were chosen at the full budget. A query is an image that the victim is asked about; "
-    "students take as many steps whatever their budget."
+    "students take as many steps whatever their budget. In brackets: soft answers against the same way to learn from "
+    "the named class."
 )
 
 
@@ -41,7 +43,7 @@ def favourite(arms: Sequence[Arm], workspace: Workspace) -> Arm | None:
 def curve_recipes(
     arms: Sequence[Arm], workspace: Workspace, failed: Collection[str] = ()
 ) -> dict[str, dict[int, tuple[Recipe, ...]]]:
-    """Return by way to learn, and by budget, the recipes of the favourite and of the named class.
+    """Return by way to learn, and by budget, the recipes of the favourite, and of two who see the named class alone.
 
     Args:
         arms: Of one person, who has no labels and no defense on the answers; empty for nobody.
@@ -62,7 +64,7 @@ def curve_recipes(
             budget: tuple(changed(recipe, queries=budget) for recipe in arm.tuned.best(workspace)) for budget in budgets
         }
         for arm in arms
-        if arm is best or arm.name == NAMED
+        if arm is best or (not arm.thief and arm.method in (best.method, NAMED))
     }
 
 
@@ -102,16 +104,14 @@ def curve(
     )
 
 
-def _lines(found: Mapping[str, Mapping[int, Sequence[Recipe]]], cell: partial) -> Iterator[Line]:  # type: ignore[type-arg]
-    named = {budget: cell(recipes) for budget, recipes in found[NAMED].items()}
-    for name, points in found.items():
-        shown = {
-            budget: named[budget] if name == NAMED else against(cell(of), named[budget])
-            for budget, of in points.items()
-        }
+def _lines(found: Mapping[str, Mapping[int, Sequence[Recipe]]], cell: Callable[..., Cell]) -> Iterator[Line]:
+    cells = {name: {budget: cell(recipes) for budget, recipes in points.items()} for name, points in found.items()}
+    for name, points in cells.items():
+        beside = cells.get(on_named_class(name), {})
+        shown = {budget: against(point, beside.get(budget)) for budget, point in points.items()}
         yield Line(
             name=name,
-            label="named class" if name == NAMED else f"soft answers, {name}",
+            label=name,
             role="student",
             against=None,
             points=tuple(Point(x=budget, **dict(point)) for budget, point in shown.items()),

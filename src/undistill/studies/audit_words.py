@@ -12,7 +12,7 @@ from undistill.reporting.parts.audit import Front, judge
 from undistill.reporting.parts.findings import Finding
 from undistill.reporting.wording import gap, join, points, seeds, signed
 from undistill.studies.leak import ERROR
-from undistill.studies.suite import NAMED
+from undistill.studies.suite import ALONE, NAMED
 from undistill.studies.worth import MEASURES, Worth, price
 
 __all__ = ["OUTSIDE", "PLANE_NOTE", "THREATS", "Contest", "Offer", "finding", "suite_note"]
@@ -88,7 +88,7 @@ def _headline(contests: Sequence[Contest], margin: float) -> str:
         found = [(best, c) for c in contests for best in c.gains.values() if best.verdict == "leak"]
         best, contest = max(found, key=lambda one: one[0].difference.mean)
         who = contest.front.person
-        beyond = "the named class" if best.reference == NAMED else "labels alone"
+        beyond = "labels alone" if best.reference in ALONE else "the named class"
         return f"Soft answers leak: they give the {who} {gap(best.difference)} beyond {beyond}."
     most = max(gain.high for gain in gains if gain is not None)
     if verdict == "undistillable":
@@ -105,7 +105,7 @@ def _leak(contest: Contest) -> str:
     best = max(contest.gains.values(), key=lambda one: (one.verdict == "leak", one.difference.mean))
     text = f"has {front.about}. Of {_count(len(contest.gains), 'tuned thief', 'tuned thieves')} "
     text += f"{best.candidate} ends furthest, {gap(best.difference)} from {best.reference}"
-    text += " without soft answers" if best.reference == NAMED else " alone"
+    text += " alone" if best.reference in ALONE else ""
     text += f" ({seeds(best.difference.n)})"
     text += "." if best.difference.decided else ", which decides nothing."
     if front.favourite is not None and front.favourite != best.candidate and front.favourite in contest.gains:
@@ -184,6 +184,11 @@ def suite_note(suite: str, trials: int, count: int, margin: float, untried: Sequ
         "published one, and Sobol points over what it declares and over learning rates from a quarter to four times "
         "the recipe's. The best of short trials go on to all epochs; of these the best on held-out images is run anew "
         f"with {seeds(count)} that the search has not seen. Nothing is chosen on test images."
+    )
+    yield (
+        "References are the student alone with its labels or, where there are none, on the class that the victim "
+        "names; and every thief's own way to learn, from the named class alone: what a loss does for whoever trains "
+        "with it is no leak."
     )
     yield (
         f"Intervals beyond the best reference hold together, for all thieves and persons, at {100 * (1 - ERROR):g} %: "

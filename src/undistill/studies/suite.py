@@ -12,12 +12,13 @@ from undistill.errors import RecipeError, UnknownNameError
 from undistill.registry import Spec
 from undistill.victim import Access
 
-__all__ = ["NAMED", "SUITES", "Persona", "Suite", "personas", "suite_of", "thieves"]
+__all__ = ["ALONE", "NAMED", "SUITES", "Persona", "Suite", "on_named_class", "personas", "suite_of", "thieves"]
 
 NAMED = "hard_label"
 """Who learns from the named class alone: a thief, and what soft answers have to beat where there are no labels."""
 
-_ALONE = ("ce", "label_smoothing")
+ALONE = ("ce", "label_smoothing")
+"""Who learns from labels, without any victim."""
 
 
 @dataclass(frozen=True)
@@ -40,6 +41,11 @@ SUITES: Mapping[str, Suite] = {
     "standard": Suite(None, 8, 5),
     "full": Suite(None, 32, 10),
 }
+
+
+def on_named_class(method: str) -> str:
+    """Return what a thief is called who learns in the same way from the class that the victim names alone."""
+    return f"{method} on the named class"
 
 
 def suite_of(name: str) -> Suite:
@@ -71,8 +77,8 @@ class Persona:
 
     @property
     def references(self) -> tuple[str, ...]:
-        """What soft answers have to beat: a student of the labels, or of the classes that the victim names."""
-        return (NAMED,) if self.alone is None else _ALONE
+        """What soft answers have to beat, besides each thief's own way to learn from the named class."""
+        return (NAMED,) if self.alone is None else ALONE
 
 
 def personas(shape: Shape, *, insider: float, queries: int, surrogate: str | None) -> tuple[Persona, ...]:
