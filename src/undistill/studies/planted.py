@@ -3,7 +3,7 @@
 Images are noise around a few means (``gaussians``), students have no hidden layer. A soft answer about such an image is
 a linear equation for the victim's weights, and as many of them as pixels fix it: a thief ends at the victim's own
 accuracy, where the named class of as many images leaves a student points below. The same victim behind ``label_only``
-has nothing to leak.
+has nothing to leak, though with some smoothing its answers look soft.
 """
 
 from __future__ import annotations
@@ -30,8 +30,8 @@ from undistill.workspace import Workspace
 
 __all__ = ["PlantedStudy", "planted"]
 
-_BARE, _HIDDEN = "leaks: soft answers as they are", "cannot leak: behind label_only"
-_POLICY = "label_only"
+_POLICY = "label_only(smoothing=0.3)"
+_BARE, _HIDDEN = "leaks: soft answers as they are", f"cannot leak: behind {_POLICY}"
 _VERDICTS: tuple[Judgement, ...] = ("leaks", "undistillable", "not decided")
 _TITLE = "What the audit says of victims that leak, and of victims that cannot"
 
