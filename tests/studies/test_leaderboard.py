@@ -9,11 +9,13 @@ from typing import Any
 import pytest
 
 import undistill
+from results_page import results_page
 from undistill.api import audit
 from undistill.cli import main
 from undistill.errors import RecipeError, RunError
 from undistill.orchestrate.leaderboard import add_entries, leaderboard, read_entries
 from undistill.orchestrate.reproduce import Reproduction
+from undistill.reporting.formats import markdown_text
 from undistill.reporting.parts.audit import Audit
 from undistill.reporting.parts.board import Board, ranks
 from undistill.reporting.parts.plane import Plane
@@ -112,3 +114,15 @@ def test_a_folder_without_entries_or_with_a_damaged_one_is_refused(tmp_path: Pat
     (board / "broken.json").write_text("{}", encoding="utf-8")
     with pytest.raises(RunError, match=r"broken\.json is no entry"):
         leaderboard(board)
+
+
+def test_the_page_of_results_shows_a_leaderboard(found: Reproduction, tmp_path: Path) -> None:
+    folder = tmp_path / "results" / "board"
+    add_entries(found.folder, folder / "entries", who="us")
+    (folder / "README.md").write_text("Some words.", encoding="utf-8")
+    page = results_page(tmp_path / "results", tmp_path / "docs" / "results.md")
+    assert "## board\n\nSome words." in page
+    assert "](../results/board/entries/figures/board.png)" in page
+    (entries,) = read_entries(folder / "entries").values()
+    for _, entry in entries:
+        assert markdown_text(entry.name) in page

@@ -129,7 +129,7 @@ class Plane(Part):
                 x, color = self.price(deal, measure), self._color(at)
                 axes.plot((x, x), (leak.low, leak.high), color=color, linewidth=0.9, zorder=2)
                 axes.plot(x, leak.mean, marks[leak.person], color=color, markeredgewidth=0, zorder=3)
-        hidden = next((deal for deal in self.deals if deal.name.startswith(_LABEL_ONLY)), None)
+        hidden = next((deal for deal in self.deals if deal.name.endswith(_LABEL_ONLY)), None)
         for leak in self.deals[0].leaks if hidden is not None else ():
             ends = (0.0, self.price(hidden, measure)) if hidden is not None else (0.0, 0.0)
             axes.plot(ends, (max(leak.mean, 0.0), 0.0), linestyle=":", color=ALONE, linewidth=0.8, zorder=1)
