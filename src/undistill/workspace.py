@@ -45,10 +45,13 @@ from undistill.run import (
 )
 from undistill.storage import locked, write_json, write_tensors, write_text
 from undistill.victim import Access, Victim
+from undistill.victim.answers import check_answers
 from undistill.victim.asked import Asked
 from undistill.victim.sources import Given
 
 __all__ = ["Workspace"]
+
+_LOOKED_AT = 256  # test images whose answers are checked before a thief learns from a victim
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -283,9 +286,20 @@ class _Nets:
                 queried_with=(self.data.mean, self.data.std),
                 policy=recipe.output_defense,
             )
+            self._check(victim, source, recipe)
             self.victims[key] = victim, checksum
         victim, checksum = self.victims[key]
         return victim.another(), checksum
+
+    def _check(self, victim: Victim, source: Run | Given, recipe: Recipe) -> None:
+        """Refuse a victim whose answers are none, before anybody has learned from them."""
+        asked = victim.another()
+        asked.access = max(asked.access, Access.PROBS)
+        some = self.data.test.subset(torch.arange(min(len(self.data.test), _LOOKED_AT)))
+        whose = source.recipe.label if isinstance(source, Run) else source.label
+        behind = f", behind {recipe.policy}" if recipe.policy else ""
+        first, again = (self._ask_all(asked.probs, some) for _ in range(2))
+        check_answers(first, again, f"victim {whose}{behind}")
 
     def told(self, source: Run | Given) -> Tensor:
         """Return what a victim says of the test images, logits (N, K) on the CPU, with nothing held back."""

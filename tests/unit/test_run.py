@@ -397,9 +397,11 @@ def test_victim_of_other_pixels_is_asked_in_its_own(tmp_path: Path, monkeypatch:
     monkeypatch.setattr(Run, "load_model", lambda run: spy)
     attack(victim=victim, data=other, model=MLP, epochs=1, holdout=0, selection="last", batch_size=200, runs=tmp_path)
     pixels = (load_dataset(own).train.x.double() / 255 - 0.3) / 0.35
-    tests = (load_dataset(own).test.x.double() / 255 - 0.3) / 0.35  # by which the thief is measured
+    # Whose answers are checked, twice, and by which the thief is measured.
+    tests = (load_dataset(own).test.x.double() / 255 - 0.3) / 0.35
     expected = [
-        (pytest.approx(float(x.mean()), abs=1e-4), pytest.approx(float(x.std()), abs=1e-4)) for x in (tests, pixels)
+        (pytest.approx(float(x.mean()), abs=1e-4), pytest.approx(float(x.std()), abs=1e-4))
+        for x in (tests, tests, tests, pixels)
     ]
     assert spy.asked == expected
 

@@ -10,10 +10,12 @@ import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
+import undistill
 from undistill.data.loader import normalize
-from undistill.errors import AccessError, ShapeError, UndistillError, UnknownNameError
+from undistill.errors import AccessError, RunError, ShapeError, UndistillError, UnknownNameError
 from undistill.models import build_model
 from undistill.victim import Access, Victim, asked_once
+from undistill.victim.answers import check_answers
 
 CLASSES = 10
 
@@ -297,3 +299,52 @@ def test_an_answer_is_shared_with_those_that_compute_alike(net: nn.Module):
             each.logits(x)
     assert asked == ["float32", "bf16"]
     assert victim.queries == 3 * len(x)  # the meter is the victim's
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (lambda p: p * float("nan"), "3 are not finite numbers, first that to image 0"),
+        (
+            lambda p: p - torch.tensor([[0.0, 0.0], [0.6, -0.6], [0.0, 0.0]]),
+            "1 have negative values, first that to image 1",
+        ),
+        (
+            lambda p: p * torch.tensor([[1.0], [1.0], [0.5]]),
+            "1 do not sum to 1 (by more than 0.001), first that to image 2",
+        ),
+    ],
+)
+def test_answers_that_are_no_probabilities_are_refused(change, said):
+    probs = torch.tensor([[0.5, 0.5], [0.5, 0.5], [0.25, 0.75]])
+    check_answers(probs, probs, "a victim")
+    with pytest.raises(RunError, match="a victim: of the answers to 3 test images") as caught:
+        check_answers(change(probs), change(probs), "a victim")
+    assert said in str(caught.value)
+
+
+def test_answers_that_change_are_refused():
+    probs = torch.tensor([[0.5, 0.5], [0.5, 0.5]])
+    with pytest.raises(RunError, match="1 differ when the same image is asked about again"):
+        check_answers(probs, torch.tensor([[0.5, 0.5], [0.6, 0.4]]), "a victim")
+    check_answers(probs, probs + 1e-6, "a victim")  # rounding
+
+
+def test_a_thief_is_refused_a_victim_that_answers_with_nothing(tmp_path):
+    class Broken(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.shift = nn.Parameter(torch.tensor(0.5))
+
+        def forward(self, x):
+            return (x.flatten(1)[:, :10] + self.shift).log()  # dark pixels have none
+
+    with pytest.raises(RunError, match="not finite numbers"):
+        undistill.attack(
+            victim=Broken(),
+            data="digits(subset=100)",
+            model="mlp(hidden=(8,))",
+            epochs=1,
+            runs=tmp_path,
+            progress=False,
+        )
