@@ -165,7 +165,7 @@ def audit(
         surrogate: Data set spec of the stranger's images; None for no stranger.
         attacks: Names or specs of attacks, in place of the suite's.
         policies: Output defenses whose effect is measured besides.
-        margin: Points of accuracy that a thief may gain without it being called a leak.
+        margin: Points that gains must surely stay below for the victim to be called undistillable.
         out: Folder of the runs and of what comes out.
         jobs: Runs at a time; default: one on CUDA, one a core on CPU.
         device: Overrides the recipes' device.

@@ -61,10 +61,13 @@ def test_an_entry_is_what_the_audit_says(found: Reproduction, board: Path) -> No
 
 def test_entering_again_replaces_and_other_means_are_another_board(found: Reproduction, board: Path) -> None:
     before = sorted(board.iterdir())
-    add_entries(found.folder, board, who="others")
+    add_entries(found.folder, board, who="us", reported="much")
     assert sorted(board.iterdir()) == before
     (entries,) = read_entries(board).values()
-    assert {entry.who for _, entry in entries} == {"others"}
+    assert [entry.reported for _, entry in entries] == ["much", ""]
+    assert add_entries(found.folder, board, who="others") != before  # nobody overwrites what is not theirs
+    for path in set(board.iterdir()) - set(before):
+        path.unlink()
     content = json.loads(before[0].read_text(encoding="utf-8"))
     content["board"]["queries"] = 50
     (board / "other.json").write_text(json.dumps(content), encoding="utf-8")
@@ -111,6 +114,12 @@ def test_what_is_no_audit_is_not_entered(found: Reproduction, tmp_path: Path) ->
 def test_a_folder_without_entries_or_with_a_damaged_one_is_refused(tmp_path: Path, board: Path) -> None:
     with pytest.raises(RecipeError, match="holds no entry; add one"):
         leaderboard(tmp_path / "none")
+    path = next(board.iterdir())
+    content = json.loads(path.read_text(encoding="utf-8"))
+    for damage in ({}, {**content, "board": {}}, {**content, "entry": {**content["entry"], "judgement": "fine"}}):
+        (board / "broken.json").write_text(json.dumps(damage), encoding="utf-8")
+        with pytest.raises(RunError, match=r"broken\.json is no entry"):
+            leaderboard(board)
     (board / "broken.json").write_text("{}", encoding="utf-8")
     with pytest.raises(RunError, match=r"broken\.json is no entry"):
         leaderboard(board)

@@ -63,7 +63,9 @@ def audit(
             show_default=False,
         ),
     ] = None,
-    margin: Annotated[float, typer.Option(min=0, help="Points of accuracy below which a gain is no leak.")] = 1.0,
+    margin: Annotated[
+        float, typer.Option(min=0, help="Points that all gains must surely stay below to say: undistillable.")
+    ] = 1.0,
     jobs: Annotated[
         int | None,
         typer.Option(min=1, help="Runs at a time; default: one a core on CPU, one on a GPU.", show_default=False),

@@ -56,9 +56,14 @@ class Defense(Objective):
 
 
 class OutputDefense(Configured):
-    """What the owner of a classifier does to its answers before anybody sees them."""
+    """What the owner of a classifier does to its answers before anybody sees them.
+
+    Attributes:
+        keeps_label: The first of the most probable classes stays that, whatever the answer.
+    """
 
     kind: ClassVar[str] = "output_defense"
+    keeps_label: ClassVar[bool] = False
 
     @abstractmethod
     def __call__(self, probs: Tensor, x: Tensor) -> Tensor:

@@ -23,6 +23,7 @@ class LabelOnly(OutputDefense):
     paper = Paper(
         "Knockoff Nets: Stealing Functionality of Black-Box Models", "CVPR", 2019, "https://arxiv.org/abs/1812.02766"
     )
+    keeps_label = True
     smoke: ClassVar[dict[str, Any]] = {}
     added: ClassVar[dict[str, Any]] = {"smoothing": 0.0}
 

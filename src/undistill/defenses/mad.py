@@ -37,6 +37,7 @@ class MAD(OutputDefense):
         2020,
         "https://arxiv.org/abs/1906.10908",
     )
+    keeps_label = True
     smoke: ClassVar[dict[str, Any]] = {}
 
     budget: float = Field(

@@ -36,6 +36,7 @@ class ModelGuardW(OutputDefense):
         2024,
         "https://www.usenix.org/conference/usenixsecurity24/presentation/tang",
     )
+    keeps_label = True
     smoke: ClassVar[dict[str, Any]] = {}
 
     budget: float = Field(1.0, ge=0, le=2, description="ε, of the sum of absolute changes; 1 in the authors' runs")

@@ -32,6 +32,7 @@ class Stingy(OutputDefense):
         2022,
         "https://openreview.net/forum?id=BxZgduuNDl5",
     )
+    keeps_label = True
     smoke: ClassVar[dict[str, Any]] = {"share": 0.3}
 
     share: float = Field(0.2, gt=0, le=1, description="r, of the classes: 0.2 for CIFAR-10, 0.1 where there are 100")

@@ -27,6 +27,7 @@ class TopK(OutputDefense):
     paper = Paper(
         "Knockoff Nets: Stealing Functionality of Black-Box Models", "CVPR", 2019, "https://arxiv.org/abs/1812.02766"
     )
+    keeps_label = True
     smoke: ClassVar[dict[str, Any]] = {"k": 2}
 
     k: int = Field(5, ge=1, strict=True, description="classes that are kept; at most as many as there are")

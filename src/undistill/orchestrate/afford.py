@@ -58,16 +58,21 @@ def afford(
 
     left = 60 * minutes * slots * _SLACK - price(None) - sum(seconds[step.hash] * slots for step in missing)
     kept: list[str] = []
+    short = 0.0
     for name in _ranked(study):
-        left -= price(name)
-        if left < 0:
-            break
-        kept.append(name)
-    if not kept:
+        needed = price(name)
+        if needed <= left:
+            left -= needed
+            kept.append(name)
+        else:
+            short = min(short or needed - left, needed - left)
+    if short and not kept:
         raise RecipeError(
-            f"minutes={minutes:g}: not even the references and one thief fit, by {-left / slots / 60:.1f} minutes; "
+            f"minutes={minutes:g}: not even the references and one thief fit, by {short / slots / 60:.1f} minutes; "
             "raise it, or lower seeds, trials or the students' epochs"
         )
+    if not kept:
+        return request
     return replace(request, parameters={**request.parameters, "attacks": kept})
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +25,6 @@ from undistill.storage import digest_of, write_json
 __all__ = ["add_entries", "leaderboard", "read_entries", "write_leaderboard"]
 
 _FORMAT = 1
-_OF_VICTIM = ("victim", "policies")  # parameters of an audit that an entry is about; all others make the board
 
 
 def add_entries(
@@ -57,37 +56,32 @@ def add_entries(
     found = Audit(**parts[0])
     if found.failed:
         raise RunError(f"{study}: some of its runs failed; run the audit again, and enter it when all are there")
-    about = _board(content)
-    sha256 = digest_of(content["sha256"])
+    about = {**found.board, "fingerprint": content["provenance"]["data_fingerprint"], "undistill": content["undistill"]}
+    request = Request.from_json(content["request"])
     written = []
-    for at, (deal, finding) in enumerate(zip(found.deals, found.findings, strict=True)):
+    for deal, finding in zip(found.deals, found.findings, strict=True):
+        own = not deal.name  # the victim itself
+        victim = digest_of({"victim": request.parameters["victim"], "defense": deal.name})
         entry = Entry(
             name=finding.subject,
+            victim=victim,
             who=who,
-            paper=paper if at == 0 else "",
-            reported=reported if at == 0 else "",
+            paper=paper if own else "",
+            reported=reported if own else "",
             judgement=found.verdict_of(deal.name),
             worth=deal.worth,
+            price=deal.price,
             leaks=deal.leaks,
             seeds=content["seeds"],
             flags=flags,
-            sha256=sha256,
+            sha256=digest_of(content["sha256"]),
         )
-        slug = re.sub(r"[^a-z0-9]+", "-", entry.name.lower()).strip("-")
-        path = board / f"{slug}-{digest_of(about)[:6]}.json"
-        provenance = {key: content["provenance"][key] for key in ("undistill", "torch", "device_name", "profile")}
+        slug = re.sub(r"[^a-z0-9]+", "-", entry.name.lower()).strip("-")[:60]
+        path = board / f"{slug}-{digest_of([about, victim, who])[:8]}.json"
+        provenance = {key: content["provenance"][key] for key in ("torch", "device_name", "profile")}
         write_json(path, {"format": _FORMAT, "board": about, "entry": entry.model_dump(), "provenance": provenance})
         written.append(path)
     return written
-
-
-def _board(content: Mapping[str, Any]) -> dict[str, Any]:
-    """Return what entries must have in common to be compared: everything of an audit but its victim."""
-    request = Request.from_json(content["request"])
-    given = {key: value for key, value in request.parameters.items() if key not in _OF_VICTIM}
-    audit = next(part for part in content["parts"] if part.get("kind") == "audit")
-    persons = {front["name"]: front["about"] for front in audit["fronts"] if ", " not in front["name"]}
-    return {"data": audit["about"], "persons": persons, "seeds": request.seeds, **request.changes.describe(), **given}
 
 
 def read_entries(board: Path) -> dict[str, list[tuple[dict[str, Any], Entry]]]:
@@ -103,11 +97,13 @@ def read_entries(board: Path) -> dict[str, list[tuple[dict[str, Any], Entry]]]:
             content = json.loads(path.read_text(encoding="utf-8"))
             if content["format"] != _FORMAT:
                 raise ValueError(f"format {content['format']}, expected {_FORMAT}")
-            entry = Entry(**content["entry"])
+            entry, about = Entry(**content["entry"]), content["board"]
+            if not {"data", "persons", "seeds"} <= about.keys():
+                raise ValueError("its board does not say what it is of")
         except (OSError, ValueError, KeyError, TypeError, ValidationError) as error:
             told = str(error).splitlines()[0]
             raise RunError(f"{path} is no entry ({told}); write it with `undistill leaderboard add`") from error
-        found.setdefault(digest_of(content["board"]), []).append((content["board"], entry))
+        found.setdefault(digest_of(about), []).append((about, entry))
     if not found:
         raise RecipeError(f"{board} holds no entry; add one: undistill leaderboard add AUDIT --who NAME --to {board}")
     return found
@@ -136,13 +132,13 @@ def _parts(at: int, found: list[tuple[dict[str, Any], Entry]]) -> Iterator[Part]
     board = Board.make(
         name=f"board{suffix}",
         header="Leaderboard",
-        title=f"{about['data'].rstrip('.')}; {'; '.join(f'{who}: {has}' for who, has in about['persons'].items())}",
+        title=f"Data set {about['data']}; {'; '.join(f'{who}: {has}' for who, has in about['persons'].items())}",
         seeds=about["seeds"],
         notes=(
             "Leak: what the strongest thief, tuned, has beyond the best reference with the same means, with the "
             "interval of its audit, which is corrected for all thieves and persons there.",
-            "Rank: 1, and one more for each entry whose interval lies wholly below. Entries of one rank, and intervals "
-            "that overlap, are not told apart.",
+            "Rank: 1, and one more for each entry whose interval lies wholly below; a loss counts as nothing, since a "
+            "thief can look at the named class alone. Entries whose intervals overlap are not told apart.",
             f"All entries have the same {', '.join(key for key in about)}.",
         ),
         entries=entries,
@@ -152,7 +148,7 @@ def _parts(at: int, found: list[tuple[dict[str, Any], Entry]]) -> Iterator[Part]
         yield Plane.make(
             name=f"plane{suffix}",
             header="Leak against price",
-            title="What leaks over what honest users lose, beside the first entry",
+            title="What leaks over what honest users lose by the defense; left out is what has no known price",
             seeds=about["seeds"],
             deals=board.deals,
         )

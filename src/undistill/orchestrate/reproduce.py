@@ -150,7 +150,8 @@ def carry_out(
     failures: dict[str, Failure] = {}
     tried: set[str] = set()  # what failed is left to the next call
     while steps := _untried(_plan(studies, workspace, failures).missing(workspace), tried, failures):
-        check_data(spec for step in steps for spec in (step.recipe.data, *step.recipe.targets))
+        recipes = [step.recipe for step in steps]
+        check_data(spec for one in recipes for spec in (one.data, *one.targets, one.transfer) if spec is not None)
         tried.update(step.hash for step in steps)
         failures |= carrier.carry_out(steps, observe(len(steps)))
     return len(tried), failures

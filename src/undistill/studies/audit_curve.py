@@ -11,7 +11,7 @@ from undistill.reporting.cell import Cell
 from undistill.reporting.parts.curves import Axis, Curves, Line, Panel, Point, Scale
 from undistill.run import Failure, Run
 from undistill.studies.cells import against, cell_notes, make_cell
-from undistill.studies.search import changed, settled
+from undistill.studies.search import changed
 from undistill.studies.suite import NAMED, on_named_class
 from undistill.workspace import Workspace
 
@@ -30,14 +30,10 @@ _NOTE = (
 
 
 def favourite(arms: Sequence[Arm], workspace: Workspace) -> Arm | None:
-    """Return the thief that is best on held-out images, over its fresh seeds; the first of equals, None without one."""
-    scores = {}
-    for at, arm in enumerate(arms):
-        runs = [run for recipe in arm.tuned.best(workspace) if (run := workspace.find(recipe)) is not None]
-        found = [score for run in runs if (score := arm.tuned.score(run)) is not None]
-        if arm.thief and found:
-            scores[at] = sum(found) / len(found)
-    return arms[max(scores, key=lambda at: scores[at])] if scores else None
+    """Return the thief that the search found best on held-out images; the first of equals, None without one."""
+    scores = {at: arm.tuned.choice(workspace) for at, arm in enumerate(arms) if arm.thief}
+    known = {at: score for at, score in scores.items() if score is not None}
+    return arms[max(known, key=lambda at: known[at])] if known else None
 
 
 def curve_recipes(
@@ -53,18 +49,18 @@ def curve_recipes(
     Returns:
         Nothing while searches go on.
     """
-    chosen = [arm.tuned.best(workspace) for arm in arms]
     best = favourite(arms, workspace)
-    if best is None or not all(found and settled(found, workspace, failed) for found in chosen):
+    if best is None or not all(arm.tuned.done(workspace, failed) for arm in arms):
         return {}
+    shown = [arm for arm in arms if arm is best or (not arm.thief and arm.method in (best.method, NAMED))]
     whole = best.tuned.base.queries or 0
     budgets = sorted({max(_FEWEST, whole // share) for share in _SHARES if whole >= _FEWEST})
     return {
         arm.name: {
             budget: tuple(changed(recipe, queries=budget) for recipe in arm.tuned.best(workspace)) for budget in budgets
         }
-        for arm in arms
-        if arm is best or (not arm.thief and arm.method in (best.method, NAMED))
+        for arm in shown
+        if arm.tuned.best(workspace)
     }
 
 

@@ -20,7 +20,7 @@ from undistill.registry import Spec
 from undistill.run import Run
 from undistill.workspace import Workspace
 
-__all__ = ["LR_FACTORS", "Tuned", "changed", "settings", "settled", "with_epochs"]
+__all__ = ["LR_FACTORS", "Tuned", "changed", "settings", "with_epochs"]
 
 LR_FACTORS = Range(0.25, 4, log=True)
 """By what the learning rate is multiplied: the scale of a loss is a rate, and losses differ in scale."""
@@ -94,29 +94,45 @@ class Tuned:
         """Yield what is wanted now: short trials, then whole ones of the best, then the best with fresh seeds."""
         yield from self.published
         yield from self.short
-        if not settled(self.short, workspace, failed):
+        if not _settled(self.short, workspace, failed):
             return
         kept = self._kept(workspace)
         yield from kept
-        if settled(kept, workspace, failed) and (best := _best(kept, workspace)) is not None:
+        if _settled(kept, workspace, failed) and (best := _best(kept, workspace)) is not None:
             yield from self._fresh(best)
+
+    def done(self, workspace: Workspace, failed: Collection[str]) -> bool:
+        """Whether nothing more will come of it."""
+        return all(
+            recipe.hash in failed or workspace.find(recipe) is not None for recipe in self.ask(workspace, failed)
+        )
 
     def best(self, workspace: Workspace) -> tuple[Recipe, ...]:
         """Return the recipes, one a seed, of the settings that the search has chosen; empty if all trials failed."""
         found = _best(self._kept(workspace), workspace)
         return () if found is None else self._fresh(found)
 
+    def choice(self, workspace: Workspace) -> float | None:
+        """Return what the chosen settings came to in the search, on held-out images; None if all trials failed.
+
+        The nets of the search are not those whose test accuracy counts, so that who is chosen by it is chosen without.
+        """
+        scores = _scores(self._kept(workspace), workspace)
+        return max(scores.values(), default=None)
+
     def cost(self, workspace: Workspace, seconds: float) -> float:
-        """Return about how many seconds all of it takes, at so many for a whole run; nothing for what is there.
+        """Return about how many seconds the rest of it takes, at so many for a whole run.
 
         Args:
             workspace: Where the runs are.
             seconds: Of one run for all epochs.
         """
-        missing = sum(workspace.find(recipe) is None for recipe in self.short) / _SHORT
+        short = sum(workspace.find(recipe) is None for recipe in self.short) / _SHORT
+        fresh = sum(workspace.find(recipe) is None for recipe in self.published)
+        if not short and all(workspace.find(recipe) is not None for recipe in self._kept(workspace)):
+            return seconds * (fresh + sum(workspace.find(recipe) is None for recipe in self.best(workspace)))
         whole = len(self.whole) if not self.short else 1 + max(2, len(self.whole) // _KEPT)
-        there = sum(workspace.find(recipe) is not None for recipe in self.published)
-        return seconds * (missing + whole + 2 * len(self.seeds) - there)
+        return seconds * (short + whole + fresh + len(self.seeds))
 
     @staticmethod
     def score(run: Run) -> float | None:
@@ -137,7 +153,7 @@ class Tuned:
         return tuple(changed(recipe, seed=seed) for seed in self.seeds)
 
 
-def settled(recipes: Sequence[Recipe], workspace: Workspace, failed: Collection[str]) -> bool:
+def _settled(recipes: Sequence[Recipe], workspace: Workspace, failed: Collection[str]) -> bool:
     """Whether each has its result or will have none."""
     return all(recipe.hash in failed or workspace.find(recipe) is not None for recipe in recipes)
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from undistill.attacks import ATTACKS
+from undistill.data import dataset_shape
 from undistill.data.dataset import Shape
 from undistill.errors import RecipeError, UnknownNameError
 from undistill.registry import Spec
@@ -92,6 +93,7 @@ def personas(shape: Shape, *, insider: float, queries: int, surrogate: str | Non
 
     Raises:
         RecipeError: A share or a number is out of range, or nobody is left.
+        DataError: The stranger's images are not there.
     """
     if not 0 <= insider <= 1:
         raise RecipeError(f"insider: expected a share of the training images, 0 to 1, got {insider}")
@@ -109,11 +111,14 @@ def personas(shape: Shape, *, insider: float, queries: int, surrogate: str | Non
         found.append(Persona("insider", about, {"labels": labels, "queries": labels}, {"labels": labels}))
     asked = min(queries, shape.train)
     if asked:
-        about = f"{asked:,} images of the owner's kind without labels, each asked about once"
+        about = f"{asked:,} of the owner's {shape.train:,} training images without their labels, each asked about once"
         found.append(Persona("customer", about, {"labels": False, "queries": asked}, None))
-    if queries and surrogate is not None:
-        about = f"{queries:,} images of {surrogate} without labels, each asked about once"
-        fields = {"labels": False, "queries": queries, "transfer": surrogate}
+    if surrogate is not None:
+        other = min(queries, dataset_shape(surrogate).train)
+        if not other:
+            raise RecipeError("queries=0 leaves a stranger nothing to ask; raise it, or leave out surrogate")
+        about = f"{other:,} images of {surrogate} without labels, each asked about once"
+        fields = {"labels": False, "queries": other, "transfer": surrogate}
         found.append(Persona("stranger", about, fields, None))
     if not found:
         raise RecipeError("insider=0 and queries=0 leave nobody who could steal; raise one of them")
@@ -137,25 +142,30 @@ def thieves(persona: Persona, asked: Sequence[str] | None, access: Access) -> tu
         if name not in ATTACKS:
             raise UnknownNameError("attack", name, ATTACKS.names())
         if not _learns_from_answers(name):
-            raise RecipeError(f"thieves: {name!r} does not learn from soft answers about images; leave it out")
+            raise RecipeError(
+                f"thieves: {name!r} does not learn from soft answers about images of its own; leave it out, and see "
+                "`undistill attack` and `undistill report` for the others"
+            )
         if ATTACKS[name].access > access:
             raise RecipeError(
-                f"thieves: {name!r} needs the victim's {ATTACKS[name].access}, but access={access}; leave it out, or "
-                "declare more access"
+                f"thieves: {name!r} needs the victim's {ATTACKS[name].access}, but it gives {access}; leave it out"
             )
-    given = ATTACKS.names() if asked is None else tuple(asked)
-    return tuple(spec for spec in given if _fits(Spec.parse(spec).name, persona, access))
+    fits = [spec for spec in asked or ATTACKS.names() if _fits(Spec.parse(spec).name, persona, access)]
+    if asked and not fits and access > Access.LABELS:
+        raise RecipeError(
+            f"the {persona.name} has no label, and {', '.join(asked)} need one of every image; ask for others too, or "
+            "leave the person out (queries=0)"
+        )
+    return tuple(fits)
 
 
 def _learns_from_answers(name: str) -> bool:
     attack = ATTACKS[name]
-    return attack.images == "train" and Access.LABELS < attack.access < Access.GRADIENTS
+    return attack.images == "train" and Access.LABELS < attack.access <= Access.LOGITS
 
 
 def _fits(name: str, persona: Persona, access: Access) -> bool:
     attack = ATTACKS[name]
     if not _learns_from_answers(name) or attack.access > access:
         return False
-    if attack.access > Access.LOGITS and "queries" in persona.fields:
-        return False  # features are not kept, and asking for them at every step is another budget
     return persona.alone is not None or attack.partial_labels or not attack.uses_labels

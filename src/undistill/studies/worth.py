@@ -16,7 +16,7 @@ from undistill.defenses import build_output_defense
 from undistill.engine.device import exact_arithmetic, pick_device
 from undistill.engine.evaluate import ask_all, evaluate
 from undistill.functional import Difference, paired_proportions, top_k_accuracy
-from undistill.recipe import Source
+from undistill.recipe import Recipe, Source
 from undistill.storage import remember
 from undistill.victim import Access, Victim
 from undistill.workspace import Workspace
@@ -49,16 +49,21 @@ def price(now: Worth, before: Worth) -> Difference:
     return paired_proportions(now.right, before.right)
 
 
-def worth(source: Source, data: str, policy: str | None, workspace: Workspace, cache: Path) -> Worth:
+def worth(source: Source, data: str, policy: str | None, workspace: Workspace, cache: Path) -> Worth | None:
     """Return what a victim's answers about the test images of a data set are worth.
 
     Args:
-        source: The victim; one that is a recipe has its run.
+        source: The victim.
         data: Spec of the data set.
         policy: Defense on the answers; None for none.
         workspace: Where the runs are.
         cache: Folder for what was measured before.
+
+    Returns:
+        None for a recipe without a run.
     """
+    if isinstance(source, Recipe) and workspace.find(source) is None:
+        return None
     images = load_dataset(data)
     device = pick_device(workspace.device or "auto")
     net, own, checksum = workspace.source(source, images)

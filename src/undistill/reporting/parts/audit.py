@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from undistill.reporting.cell import Cell, Plain, Shown, show
 from undistill.reporting.parts import Grid, GridRow, register_part
@@ -28,8 +28,8 @@ class Gain(Plain):
 
     Attributes:
         mean: Over the seeds that both have.
-        low: Lower end of its interval, corrected for all thieves of the audit.
-        high: Upper end.
+        low: Lower end of its interval; those of all thieves of the audit hold together.
+        high: Upper end, which holds for this thief by itself.
         beyond: Name of the reference.
     """
 
@@ -101,7 +101,7 @@ def judge(gains: Sequence[Gain | None], margin: float) -> Judgement:
 
     Args:
         gains: One a thief; None for a thief of whom there is none, about whom nothing is known.
-        margin: Points that a thief may gain without it being called a leak, 0 or more.
+        margin: Points that gains must surely stay below for ``undistillable``, 0 or more.
 
     Returns:
         ``leaks`` where an interval lies above 0; ``undistillable`` where there are thieves, all are known, and no
@@ -120,7 +120,8 @@ class Audit(Findings):
 
     Attributes:
         judgement: ``leaks``, ``undistillable`` or ``not decided``, under the suite that was run.
-        margin: Points below which a gain is not called a leak.
+        margin: Points that gains must surely stay below for ``undistillable``.
+        board: What audits must have in common for their victims to be compared.
         fronts: One a person and defense.
         deals: What each defense on the answers, none first, costs and lets out.
     """
@@ -128,6 +129,7 @@ class Audit(Findings):
     kind: str = "audit"
     judgement: Judgement
     margin: float
+    board: dict[str, Any]
     fronts: tuple[Front, ...]
     deals: tuple[Deal, ...]
 

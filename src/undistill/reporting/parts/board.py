@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from undistill.reporting.cell import Plain, Shown
 from undistill.reporting.parts import Grid, GridRow, Part, register_part
+from undistill.reporting.parts.audit import Judgement
 from undistill.reporting.parts.plane import PRICES, Deal, Leak
 from undistill.reporting.style import ALONE, DEFENDED, INK, NORMAL, RULE, handle, new_figure
 from undistill.reporting.wording import change
@@ -26,11 +27,13 @@ class Entry(Plain):
 
     Attributes:
         name: The victim and its defense, in words.
+        victim: What tells it from others: a checksum of the victim and its defense.
         who: Who entered it.
         paper: Where the defense comes from; empty for none.
         reported: What its authors report, in their words' short form; empty for nothing.
         judgement: Of its audit.
         worth: What its answers are worth to honest users, by measure.
+        price: What honest users lose by its defense, by measure; empty where that was not measured.
         leaks: What the strongest thief of each person has beyond the best reference.
         seeds: Of the numbers.
         flags: What a reader must know of this entry.
@@ -38,11 +41,13 @@ class Entry(Plain):
     """
 
     name: str
+    victim: str
     who: str
     paper: str = ""
     reported: str = ""
-    judgement: str
+    judgement: Judgement
     worth: dict[str, float]
+    price: dict[str, float]
     leaks: tuple[Leak, ...]
     seeds: int
     flags: tuple[str, ...] = ()
@@ -50,8 +55,12 @@ class Entry(Plain):
 
     @property
     def worst(self) -> Leak | None:
-        """What leaks most, to whomever."""
-        return max(self.leaks, key=lambda leak: (leak.low > 0, leak.mean), default=None)
+        """What leaks at most and at least, to whomever, and to whom most on average."""
+        most = max(self.leaks, key=lambda leak: leak.mean, default=None)
+        if most is None:
+            return None
+        low, high = (max(getattr(leak, end) for leak in self.leaks) for end in ("low", "high"))
+        return most.model_copy(update={"low": low, "high": high})
 
 
 def ranks(leaks: Sequence[tuple[float, float] | None]) -> list[int]:
@@ -86,12 +95,13 @@ class Board(Part):
 
     @property
     def deals(self) -> tuple[Deal, ...]:
-        """The entries in the plane of leak and price; an undefended one is first, where there is one."""
-        first = sorted(self.entries, key=lambda entry: not entry.name.endswith(", ce"))
+        """The entries in the plane of leak and price: those whose price is known, and first what has no defense."""
+        known = [entry for entry in self.entries if entry.price or entry.name.endswith(", ce")]
+        first = sorted(known, key=lambda entry: bool(entry.price))
         words = [entry.name.split(", ") for entry in first]
         shared = sum(1 for _ in takewhile(lambda word: len(set(word)) == 1, zip(*words, strict=False)))
         return tuple(
-            Deal(name=", ".join(word[shared:]), worth=entry.worth, leaks=entry.leaks)
+            Deal(name=", ".join(word[shared:]), worth=entry.worth, price=entry.price, leaks=entry.leaks)
             for word, entry in zip(words, first, strict=True)
         )
 
@@ -118,7 +128,7 @@ class Board(Part):
                 color = _COLORS[entry.judgement]
                 axes.plot((leak.low, leak.high), (y, y), color=color, linewidth=1.0, zorder=2)
                 axes.plot(leak.mean, y, "o", color=color, markeredgewidth=0, zorder=3)
-        axes.set_yticks(range(len(found)), [f"{entry.name}  {rank}" for rank, entry, _ in found])
+        axes.set_yticks(range(len(found)), [f"{entry.name}  {rank}".replace("$", r"\$") for rank, entry, _ in found])
         axes.set_ylim(len(found) - 0.5, -0.5)
         axes.tick_params(axis="y", length=0)
         axes.spines["left"].set_visible(False)
@@ -141,7 +151,7 @@ def _cells(rank: int, entry: Entry) -> Iterator[Shown]:
     yield Shown("–" if leak is None else leak.person)
     yield Shown("–" if leak is None else leak.thief)
     for measure in PRICES:
-        yield Shown(f"{entry.worth[measure]:.2f}")
+        yield Shown(f"{entry.worth[measure]:.2f}" if measure in entry.worth else "–")
     yield Shown(str(entry.seeds))
     yield Shown(entry.judgement)
     for text in (entry.who, entry.paper, "; ".join(filter(None, [entry.reported, *entry.flags]))):

@@ -48,11 +48,13 @@ class Deal(Plain):
     Attributes:
         name: Spec of the defense; empty for none.
         worth: What answers are worth to honest users, by measure: in percent or points, and in nats.
+        price: What honest users lose by the defense, by measure; empty where there is nothing to compare with.
         leaks: One a person.
     """
 
     name: str
     worth: dict[str, float]
+    price: dict[str, float]
     leaks: tuple[Leak, ...]
 
     @property
@@ -66,15 +68,11 @@ class Plane(Part):
     """Defenses in the plane of leak and price.
 
     Attributes:
-        deals: The victim as it is first.
+        deals: Each priced beside what it would be without its defense; what has no price, and no defense, is at 0.
     """
 
     kind: str = "plane"
     deals: tuple[Deal, ...]
-
-    def price(self, deal: Deal, measure: str) -> float:
-        """Return what an honest user loses beside the victim as it is."""
-        return PRICES[measure][2] * (deal.worth[measure] - self.deals[0].worth[measure])
 
     @property
     def _persons(self) -> tuple[str, ...]:
@@ -88,7 +86,7 @@ class Plane(Part):
 
     def _costs(self, deal: Deal) -> Iterator[Shown | None]:
         for measure in PRICES:
-            yield None if deal is self.deals[0] else Shown(signed(self.price(deal, measure)))
+            yield Shown(signed(deal.price[measure])) if measure in deal.price else None
 
     def _leaks(self, deal: Deal) -> Iterator[Shown | None]:
         by = {leak.person: leak for leak in deal.leaks}
@@ -126,13 +124,14 @@ class Plane(Part):
         marks = dict(zip(self._persons, _MARKERS, strict=False))
         for at, deal in enumerate(self.deals):
             for leak in deal.leaks:
-                x, color = self.price(deal, measure), self._color(at)
+                x, color = deal.price.get(measure, 0.0), self._color(at)
                 axes.plot((x, x), (leak.low, leak.high), color=color, linewidth=0.9, zorder=2)
                 axes.plot(x, leak.mean, marks[leak.person], color=color, markeredgewidth=0, zorder=3)
-        hidden = next((deal for deal in self.deals if deal.name.endswith(_LABEL_ONLY)), None)
-        for leak in self.deals[0].leaks if hidden is not None else ():
-            ends = (0.0, self.price(hidden, measure)) if hidden is not None else (0.0, 0.0)
-            axes.plot(ends, (max(leak.mean, 0.0), 0.0), linestyle=":", color=ALONE, linewidth=0.8, zorder=1)
+        hidden = next((deal.price for deal in self.deals if _LABEL_ONLY in deal.name and measure in deal.price), {})
+        for leak in self.deals[0].leaks if hidden else ():
+            axes.plot(
+                (0.0, hidden[measure]), (max(leak.mean, 0.0), 0.0), linestyle=":", color=ALONE, linewidth=0.8, zorder=1
+            )
         label, unit, _ = PRICES[measure]
         axes.set_xlabel(f"{label}, {unit}")
         axes.grid(color=RULE, linewidth=0.5)
