@@ -28,7 +28,8 @@ class GaussianNoise(OutputDefense):
     modulo 2^64, and so is what comes out together with the number of each class. These are whole numbers: they are the
     same on every device and in every batch, and nothing waits for them. Of what is made of them the last bits may
     differ. Any other image, one shifted by a pixel or normalized otherwise, has other noise, and whoever averages over
-    such has less of it.
+    such has less of it. The key is part of the spec, and so of recipes and pages: a victim that others are to query
+    wants a key of its own, in none that they can read; whoever knows it takes the noise off again.
 
     Paper vs ours: this is the random noise that the paper compares with, in the Gaussian form of the authors' code,
     which draws it anew at each query. Log-odds are those of probabilities from 1e-7 to 1 - 1e-7.
