@@ -153,8 +153,8 @@ def thieves(persona: Persona, asked: Sequence[str] | None, access: Access) -> tu
     fits = [spec for spec in asked or ATTACKS.names() if _fits(Spec.parse(spec).name, persona, access)]
     if asked and not fits and access > Access.LABELS:
         raise RecipeError(
-            f"the {persona.name} has no label, and no attack that was asked for does without: {', '.join(asked)}; ask for "
-            "others too, or leave the person out (queries=0)"
+            f"the {persona.name} has no label, and no attack that was asked for does without: {', '.join(asked)}; ask "
+            "for others too, or leave the person out (queries=0)"
         )
     return tuple(fits)
 
