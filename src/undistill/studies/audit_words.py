@@ -21,7 +21,8 @@ PLANE_NOTE = (
     "A defense that names the class alone (label_only) leaks nothing beyond it and costs the honest user all else. "
     "A defense is worth something only where it beats the dotted line between that and the victim as it is: less leak "
     "for less price. Shown of each person is the thief with the highest gain, with the highest of all lower and of all "
-    "upper ends. Intervals are corrected for thieves and persons, not for the number of defenses."
+    "upper ends; a large loss is drawn at the lower edge. Intervals are corrected for thieves and persons, not for the "
+    "number of defenses."
 )
 _OUTSIDE = "A suite proves nothing about attacks outside it: who knows of this defense may find a better one."
 _THREATS = (

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from undistill.reporting.cell import Plain, Shown
 from undistill.reporting.parts import Grid, GridRow, Part, register_part
@@ -27,6 +27,8 @@ PRICES = {
 
 _DRAWN = ("accuracy", "nll", "aurc")
 _MARKERS = "os^Dv"
+_FILLS = ("full", "none", "left", "top")  # tell apart what has the same color
+_SHALLOW = 3.0  # points of loss that are shown at least; what is below is drawn at the edge
 _SHORT = 42  # characters, of which two stand side by side
 _WIDTH, _HEIGHT, _LINE = 6.5, 2.6, 0.16  # inches
 _LABEL_ONLY = "label_only"
@@ -108,10 +110,7 @@ class Plane(Part):
         for axes, measure in zip(panels, _DRAWN, strict=True):
             self._panel(axes, measure)
         panels[0].set_ylabel("Leak: points beyond\nthe best reference")
-        colors = [
-            handle(color=self._color(at), marker="s", linestyle="", label=deal.label)
-            for at, deal in enumerate(self.deals)
-        ]
+        colors = [handle(**_look(at), marker="s", linestyle="", label=deal.label) for at, deal in enumerate(self.deals)]
         persons = [
             handle(color=SOFT, marker=marker, linestyle="", label=person)
             for person, marker in zip(self._persons, _MARKERS, strict=False)
@@ -121,24 +120,32 @@ class Plane(Part):
 
     def _panel(self, axes: Axes, measure: str) -> None:
         axes.axhline(0, color=INK, linewidth=0.8, zorder=1)
+        floor = -max([_SHALLOW, *(leak.high for deal in self.deals for leak in deal.leaks)])
         marks = dict(zip(self._persons, _MARKERS, strict=False))
         for at, deal in enumerate(self.deals):
             for leak in deal.leaks:
-                x, color = deal.price.get(measure, 0.0), self._color(at)
-                axes.plot((x, x), (leak.low, leak.high), color=color, linewidth=0.9, zorder=2)
-                axes.plot(x, leak.mean, marks[leak.person], color=color, markeredgewidth=0, zorder=3)
+                x, look = deal.price.get(measure, 0.0), _look(at)
+                axes.plot((x, x), (leak.low, leak.high), color=look["color"], linewidth=0.9, zorder=2)
+                axes.plot(x, max(leak.mean, floor), marks[leak.person], **look, zorder=3, clip_on=False)
         hidden = next((deal.price for deal in self.deals if _LABEL_ONLY in deal.name and measure in deal.price), {})
         for leak in self.deals[0].leaks if hidden else ():
             axes.plot(
                 (0.0, hidden[measure]), (max(leak.mean, 0.0), 0.0), linestyle=":", color=ALONE, linewidth=0.8, zorder=1
             )
+        if any(leak.low < floor for deal in self.deals for leak in deal.leaks):
+            axes.set_ylim(bottom=floor)
         label, unit, _ = PRICES[measure]
         axes.set_xlabel(f"{label}, {unit}")
         axes.grid(color=RULE, linewidth=0.5)
         axes.set_axisbelow(True)
 
-    def _color(self, at: int) -> str:
-        return INK if at == 0 else LINES[(at - 1) % len(LINES)]
+
+def _look(at: int) -> dict[str, Any]:
+    """Return the color and filling of a defense by its number; the first one is none."""
+    if at == 0:
+        return {"color": INK, "fillstyle": "full"}
+    turn, color = divmod(at - 1, len(LINES))
+    return {"color": LINES[color], "fillstyle": _FILLS[turn % len(_FILLS)]}
 
 
 def _leak(found: Leak) -> str:
