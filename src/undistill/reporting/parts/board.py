@@ -132,7 +132,7 @@ class Board(Part):
         axes.set_ylim(len(found) - 0.5, -0.5)
         axes.tick_params(axis="y", length=0)
         axes.spines["left"].set_visible(False)
-        axes.set_xlabel("Leak to the strongest thief, points beyond the best reference")
+        axes.set_xlabel("Leak, points beyond the best reference")
         axes.grid(axis="x", color=RULE, linewidth=0.6)
         axes.set_axisbelow(True)
         legend = [handle(color=color, marker="o", label=label) for label, color in _COLORS.items()]
