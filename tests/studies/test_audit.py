@@ -31,6 +31,7 @@ from undistill.studies.audit import audit as make_study
 from undistill.studies.changes import PAPER, Changes
 from undistill.studies.suite import personas, thieves
 from undistill.victim import Access
+from undistill.workspace import Workspace
 
 STUDENT = {"model": "mlp(hidden=(16,))", "epochs": 4, "lr": 0.05}
 POLICY = "rounding(digits=1)"
@@ -373,6 +374,19 @@ def test_a_victim_that_gives_labels_alone_leaks_no_soft_answer(victim: Run, tmp_
         verdict["items"]
     )
     assert _part(found)["judgement"] == "not decided"
+
+
+def test_who_gives_labels_alone_is_worth_no_more_than_they_say(victim: Run, tmp_path: Path) -> None:
+    found = make_study(seeds=2, changes=PAPER, victim=str(victim.folder), access="labels", insider=0.3)
+    assert found.board["access"] == "labels"  # whatever the students without a victim have
+    soft = make_study(seeds=2, changes=PAPER, victim=str(victim.folder), insider=0.3)
+    now, then = (one._offer(None, Workspace(tmp_path / "runs"), tmp_path).now for one in (found, soft))
+    assert now is not None
+    assert then is not None
+    assert now.accuracy == then.accuracy
+    wrong = 1 - now.accuracy / 100  # each of which costs the logarithm of nothing
+    assert now.measures["nll"] == pytest.approx(-wrong * np.log(np.finfo(np.float32).tiny), rel=1e-4)
+    assert then.measures["nll"] < 3
 
 
 def test_changes_reach_every_student_and_no_victim_that_is_there(victim: Run) -> None:

@@ -43,12 +43,11 @@ def afford(
         raise RecipeError(f"{request.study} is no audit; leave out minutes")
     slots, threads = local_slots(jobs, device, request.changes)
     workspace = FinishedRuns(runs_folder(out))
-    victim = [study.victim] if isinstance(study.victim, Recipe) else []
-    missing = Plan.of(victim).missing(workspace)
+    victims = [one for one in (study.twin, study.victim) if isinstance(one, Recipe)]
+    missing = Plan.of(victims).missing(workspace)
     steps = [*missing, *Plan.of(arm.tuned.base for arm in study.arms).steps]
     cost = estimate(steps, device=pick_device(device or "auto"), threads=threads)
     seconds = {step.step.hash: step.seconds or 0.0 for step in cost.steps}
-
     soft = {arm.method for arm in study.arms if arm.thief}
 
     def price(method: str | None) -> float:

@@ -17,22 +17,22 @@ from undistill.defenses import build_output_defense
 from undistill.engine.config import Training
 from undistill.errors import RecipeError, UnknownNameError
 from undistill.functional import mean_interval
-from undistill.recipe import Recipe, Source, load_recipe, make_recipe
+from undistill.recipe import Recipe, Source, load_recipe
 from undistill.registry import Spec
 from undistill.reporting.parts import Part
 from undistill.reporting.parts.audit import Audit, Front, Gain, Rival, judge
 from undistill.reporting.parts.heat import Heat, HeatMap, Spot
 from undistill.reporting.parts.plane import PRICES, Deal, Leak, Plane
 from undistill.reporting.wording import model_label
-from undistill.run import Failure, Run
+from undistill.run import Failure
 from undistill.studies.audit_curve import curve, curve_recipes, favourite
 from undistill.studies.audit_words import PLANE_NOTE, Contest, Offer, finding, suite_note
-from undistill.studies.cells import common, make_cell
+from undistill.studies.cells import common, fidelity_of, make_cell
 from undistill.studies.changes import Changes, adapt
 from undistill.studies.leak import Found, gains
 from undistill.studies.search import Tuned, changed, with_epochs
 from undistill.studies.study import STUDIES, Keep, Study
-from undistill.studies.suite import NAMED, Persona, on_named_class, personas, suite_of, thieves
+from undistill.studies.suite import ALONE, NAMED, Persona, on_named_class, personas, suite_of, thieves
 from undistill.studies.worth import Worth, worth
 from undistill.victim import Access
 from undistill.workspace import Workspace
@@ -193,12 +193,17 @@ class AuditStudy(Study):
         return {
             "data": self.set,
             "student": {name: getattr(base, name) for name in (*_PROTOCOL, "model")},
-            "access": str(max(arm.tuned.base.victim_access for arm in self.arms)),
+            "access": str(self._access),
             "persons": {arm.persona.name: arm.persona.about for arm in self.arms},
             "thieves": sorted({f"{arm.persona.name}: {arm.method}" for arm in self.arms if arm.thief}),
             "trials": max(arm.tuned.trials for arm in self.arms),
             "seeds": self.seeds,
         }
+
+    @property
+    def _access(self) -> Access:
+        """The most that the victim gives away to anybody who learns from it."""
+        return max(arm.tuned.base.victim_access for arm in self.arms if arm.method not in ALONE)
 
     def _notes(self, workspace: Workspace) -> Iterator[str]:
         trials = max(arm.tuned.trials for arm in self.arms)
@@ -214,8 +219,7 @@ class AuditStudy(Study):
         """Return the victim behind a defense on its answers, beside itself without; or, without one, its twin."""
 
         def measure(source: Source, policy: str | None) -> Worth | None:
-            access = max(arm.tuned.base.victim_access for arm in self.arms)
-            told = policy or (_NAMED_CLASS if access == Access.LABELS else None)
+            told = policy or (_NAMED_CLASS if self._access == Access.LABELS else None)
             return worth(source, self.set, told, workspace, cache)
 
         now = measure(self.victim, policy)
@@ -339,12 +343,8 @@ def _rival(arm: Arm, workspace: Workspace, failures: Mapping[str, Failure]) -> R
         tuned=make_cell(chosen, workspace, failures),
         settings=_settings(arm.tuned, chosen),
         heldout=mean_interval(scores).mean if scores else None,
-        fidelity=make_cell(chosen, workspace, failures, read=_fidelity) if copies else None,
+        fidelity=make_cell(chosen, workspace, failures, read=fidelity_of) if copies else None,
     )
-
-
-def _fidelity(run: Run) -> float:
-    return 100 * float(run.result["fidelity"])
 
 
 def _settings(tuned: Tuned, chosen: Sequence[Recipe]) -> str:
@@ -515,9 +515,7 @@ def _base(victim: str | Mapping[str, Any], student: dict[str, Any], access: str)
 
 def _recipe(base: Recipe, persona: Persona, policy: str | None, name: str) -> Recipe:
     """Return what somebody with a person's means learns by, at its published settings."""
-    kept = {key: getattr(base, key) for key in Recipe.model_fields if key not in ("name", "folder", "code")}
-    kept["method"] = name
     if persona.alone is not None and name in persona.references:
-        return make_recipe({**kept, "victim": None, "policy": None, "access": "logits", **persona.alone})
+        return changed(base, method=name, victim=None, policy=None, access="logits", **persona.alone)
     access = "labels" if name == NAMED else base.access
-    return make_recipe({**kept, "policy": policy, "access": access, **persona.fields})
+    return changed(base, method=name, policy=policy, access=access, **persona.fields)

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 from undistill.recipe import Recipe
 from undistill.reporting.cell import Cell
 from undistill.reporting.parts.curves import Axis, Curves, Line, Panel, Point, Scale
-from undistill.run import Failure, Run
-from undistill.studies.cells import against, cell_notes, make_cell
+from undistill.run import Failure
+from undistill.studies.cells import against, cell_notes, fidelity_of, make_cell
 from undistill.studies.search import changed
 from undistill.studies.suite import NAMED, on_named_class
 from undistill.workspace import Workspace
@@ -83,7 +83,7 @@ def curve(
         )
         for name, label, read in (
             ("accuracy", "Test accuracy, %", lambda run: run.accuracy),
-            ("fidelity", "Fidelity, %", _fidelity),
+            ("fidelity", "Fidelity, %", fidelity_of),
         )
     ]
     named = [
@@ -112,7 +112,3 @@ def _lines(found: Mapping[str, Mapping[int, Sequence[Recipe]]], cell: Callable[.
             against=None,
             points=tuple(Point(x=budget, **dict(point)) for budget, point in shown.items()),
         )
-
-
-def _fidelity(run: Run) -> float:
-    return 100 * float(run.result["fidelity"])

@@ -13,7 +13,7 @@ from undistill.studies.paper import PaperCell
 from undistill.studies.study import Study
 from undistill.workspace import Workspace
 
-__all__ = ["against", "cell_notes", "chance_seeds", "common", "make_cell", "why"]
+__all__ = ["against", "cell_notes", "chance_seeds", "common", "fidelity_of", "make_cell", "why"]
 
 
 def make_cell(
@@ -61,6 +61,11 @@ def make_cell(
         images=measured["test_images"] if measured else None,
         chance_seeds=chance_seeds(accuracies, measured["test_images"], measured["classes"]) if measured else (),
     )
+
+
+def fidelity_of(run: Run) -> float:
+    """Return for how many percent of the test images a student names the class that its victim names."""
+    return 100 * float(run.result["fidelity"])
 
 
 def chance_seeds(values: Mapping[str, float], images: int, classes: int) -> tuple[int, ...]:

@@ -19,7 +19,7 @@ from undistill.reporting.parts import Part
 from undistill.reporting.parts import curves as parts
 from undistill.reporting.parts.curves import Curves
 from undistill.run import Failure, Run
-from undistill.studies.cells import against, common, make_cell
+from undistill.studies.cells import against, common, fidelity_of, make_cell
 from undistill.studies.changes import Changes, adapt
 from undistill.studies.study import STUDIES, Keep, Study
 from undistill.workspace import Workspace
@@ -29,7 +29,7 @@ __all__ = ["Curve", "QueryStudy", "check_budgets", "queries"]
 _ALONE = ("labels", "labels-alone")
 _MEASURES: dict[str, tuple[str, Callable[[Run], float]]] = {
     "accuracy": ("Test accuracy, %", lambda run: run.accuracy),
-    "fidelity": ("Fidelity, %", lambda run: 100 * float(run.result["fidelity"])),
+    "fidelity": ("Fidelity, %", fidelity_of),
 }
 
 
