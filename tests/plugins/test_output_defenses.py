@@ -292,6 +292,14 @@ def test_the_label_stays_where_it_is_said_to(defense: type[OutputDefense], seed:
     assert torch.equal(given.argmax(1), probs.argmax(1))
 
 
+@by_name
+def test_of_equals_the_first_stays_where_the_label_is_said_to_stay(defense: type[OutputDefense]):
+    level = torch.tensor([[0.25, 0.25, 0.25, 0.25], [0.1, 0.4, 0.1, 0.4], [0.4, 0.1, 0.4, 0.1]])
+    given = defense(**({"k": 1} if "k" in defense.model_fields else {}))(level, images(3))
+    if defense.keeps_label:
+        assert given.argmax(1).tolist() == [0, 1, 0]
+
+
 def test_a_chain_is_one_after_the_other():
     probs, x = answers(), images(len(answers()))
     one, two = build_output_defense("top_k(k=3)"), build_output_defense("rounding(digits=1)")

@@ -30,7 +30,6 @@ class ReversedRanks(OutputDefense):
         2022,
         "https://openreview.net/forum?id=BxZgduuNDl5",
     )
-    keeps_label = True
     smoke: ClassVar[dict[str, Any]] = {}
 
     def __call__(self, probs: Tensor, x: Tensor) -> Tensor:
